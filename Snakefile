@@ -1,0 +1,46 @@
+"""seqprior: from sequence model to ranked variants. Each included file is one stage; docs/usage.md explains the targets.
+
+Paths: results/{cohort}/ holds one cohort, results/shared/{reference}/ what cohorts on the same reference share.
+"""
+
+from snakemake.utils import min_version, validate
+
+min_version("9.15")
+
+
+configfile: "config/config.yaml"
+
+
+include: "rules/common.smk"
+include: "rules/reference.smk"
+include: "rules/variants.smk"
+include: "rules/windows.smk"
+include: "rules/embedding.smk"
+include: "rules/protein.smk"
+include: "rules/prioritise.smk"
+include: "rules/report.smk"
+include: "rules/train.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        rules.rank_variants.output,
+        rules.record_run.output,
+        rules.write_report.output,
+
+
+rule variants:
+    input:
+        rules.normalise_variants.output,
+        expand(rules.annotate_consequences.output.table, base=f"results/{COHORT}"),
+
+
+rule windows:
+    input:
+        expand(rules.extract_windows.output, base=f"results/{COHORT}", model=MODELS),
+
+
+rule train:
+    input:
+        rules.train_model.output,

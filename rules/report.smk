@@ -1,0 +1,65 @@
+"""Report stage.
+
+Requires  everything above; config: report
+Produces  results/{cohort}/run.json      effective config, digests, models, versions, timings, counts
+          results/{cohort}/report.html   one self-contained file
+"""
+
+LOCAL_INPUTS = [*INPUT_VCFS, *([] if FASTA_IS_URL else [FASTA_SOURCE]), *filter(None, [config["reference"]["genes"]])]
+
+
+rule record_run:
+    input:
+        cli=script("record_run.py"),
+        lib=library("errors", "files", "columns", "models", "provenance"),
+        files=LOCAL_INPUTS,
+        registry=REGISTRY,
+        summary=rules.normalise_variants.output.summary,
+        ranked=rules.rank_variants.output.parquet,
+        stats=expand(rules.score_variants.output.stats, base=f"results/{COHORT}", model=MODELS, shard=SHARDS),
+    output:
+        run=f"results/{COHORT}/run.json",
+    params:
+        config=json.dumps(config),
+        models=MODELS,
+    log:
+        f"logs/{COHORT}/record_run.log",
+    conda:
+        "../envs/report.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=30,
+    shell:
+        "python {input.cli:q} --config {params.config:q} --inputs {input.files:q} --registry {input.registry:q}"
+        " --models {params.models:q} --summary {input.summary:q} --ranked {input.ranked:q} --stats {input.stats:q}"
+        " --output {output.run:q} 2>&1 | tee {log:q} >&2"
+
+
+rule write_report:
+    input:
+        cli=script("write_report.py"),
+        lib=library("errors", "files", "columns", "report"),
+        template=workflow.source_path("../report/template.html.j2"),
+        assets=[workflow.source_path(f"../report/{name}") for name in ("report.css", "report.js")],
+        run=rules.record_run.output.run,
+        ranked=rules.rank_variants.output.parquet,
+        summary=rules.normalise_variants.output.summary,
+        calibration=expand(rules.calibrate_scores.output.folder, model=MODELS),
+        highlights=config["report"]["highlights"] or [],
+    output:
+        html=f"results/{COHORT}/report.html",
+    params:
+        top=config["report"]["top"],
+        template=subpath(input.template, parent=True),
+        calibration=[f"{SHARED}/calibration/{model}/calibration.json" for model in MODELS],
+    log:
+        f"logs/{COHORT}/write_report.log",
+    conda:
+        "../envs/report.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=15,
+    shell:
+        "python {input.cli:q} --run {input.run:q} --ranked {input.ranked:q} --variants-summary {input.summary:q}"
+        " --highlights {input.highlights:q} --calibration {params.calibration:q} --output {output.html:q}"
+        " --template-dir {params.template:q} --top {params.top} 2>&1 | tee {log:q} >&2"

@@ -1,0 +1,32 @@
+"""Windows stage, for a cohort and for the neutral background of a reference alike ({base}).
+
+Requires  {base}/variants.parquet; config: scoring.shards, scoring.max_unknown_share
+Produces  {base}/windows/{model}/{shard}/windows.parquet   distinct sequences
+          {base}/windows/{model}/{shard}/alleles.parquet   alleles with their window and offset
+"""
+
+
+rule extract_windows:
+    input:
+        cli=script("extract_windows.py"),
+        lib=library("errors", "files", "columns", "models", "contigs", "vcf", "variants", "windows"),
+        variants="{base}/variants.parquet",
+        fasta=FASTA,
+        registry=REGISTRY,
+    output:
+        shards=[directory(f"{{base}}/windows/{{model}}/{shard}") for shard in SHARDS],
+    params:
+        max_unknown_share=config["scoring"]["max_unknown_share"],
+    log:
+        "logs/{base}/extract_windows.{model}.log",
+    benchmark:
+        "logs/{base}/extract_windows.{model}.benchmark.tsv"
+    conda:
+        "../envs/windows.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    shell:
+        "python {input.cli:q} --variants {input.variants:q} --fasta {input.fasta:q} --registry {input.registry:q}"
+        " --model {wildcards.model:q} --max-unknown-share {params.max_unknown_share}"
+        " --shards {output.shards:q} 2>&1 | tee {log:q} >&2"

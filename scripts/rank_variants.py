@@ -1,0 +1,47 @@
+"""The ranked table of a cohort, as TSV, Parquet and VCF."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from seqprior.errors import run_script
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--variants", type=Path, required=True, help="variants.parquet")
+    parser.add_argument("--records", type=Path, required=True, help="records.parquet")
+    parser.add_argument("--consequences", type=Path, required=True, help="consequences.parquet")
+    parser.add_argument("--models", nargs="+", required=True, help="models, the first one's LLR goes into the VCF")
+    parser.add_argument("--scores", type=Path, nargs="+", required=True, help="scores of each model, in that order")
+    parser.add_argument("--calibrations", type=Path, nargs="+", required=True, help="calibration of each model")
+    parser.add_argument("--contigs", type=Path, required=True, help="contig table of the reference")
+    parser.add_argument("--settings", type=json.loads, required=True, help="prioritise section of the config, as JSON")
+    parser.add_argument("--tsv", type=Path, required=True)
+    parser.add_argument("--parquet", type=Path, required=True)
+    parser.add_argument("--vcf", type=Path, required=True, help="the index goes beside it")
+    args = parser.parse_args()
+
+    import pandas as pd
+    from seqprior import VERSION
+    from seqprior.calibration import read_calibration
+    from seqprior.contigs import read_contigs
+    from seqprior.prioritise import join_evidence, rank_alleles, write_ranked_vcf, write_table
+
+    scores = {model: pd.read_parquet(path) for model, path in zip(args.models, args.scores, strict=True)}
+    calibrations = {model: read_calibration(path) for model, path in zip(args.models, args.calibrations, strict=True)}
+    evidence = join_evidence(pd.read_parquet(args.variants), pd.read_parquet(args.consequences), scores)
+    settings = args.settings
+    ranked = rank_alleles(
+        evidence, calibrations, settings["consequence_weights"], settings["model_weight"], settings["model_clip"]
+    )
+    write_table(ranked, args.tsv, args.parquet)
+    lengths = {contig.name: contig.length for contig in read_contigs(args.contigs)}
+    first = args.models[0]
+    write_ranked_vcf(args.records, ranked.rename(columns={f"llr.{first}": "llr"}), first, lengths, VERSION, args.vcf)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,115 @@
+"""A bidirectional convolutional language model over single bases.
+
+One causal tower of dilated convolutions reads the sequence and, with the same weights, its reverse complement.
+The state left of a base and the state right of it meet in a small per-position network, which gives
+p(base | every other base in reach) exactly, at every position, in one pass: no position is ever masked.
+
+The tower has no bias and the embedding of N is zero, so N reads exactly like the end of a contig. Its reach is finite:
+a position's answer depends on `reach` bases either side and on nothing else, so sites of one tile may share a pass
+and still equal the answer of their own windows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+PAD_CODE = 4  # N, unknown bases and everything beyond a contig's end
+
+
+@dataclass(frozen=True)
+class BidirectionalConfig:
+    """Shape of the network. `dilations` holds one entry per block; `head` is the hidden width of the joining network."""
+
+    width: int = 128
+    kernel: int = 5
+    dilations: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    head: int = 256
+
+    @property
+    def reach(self) -> int:
+        """Bases on each side that one position's prediction depends on."""
+        return 1 + (self.kernel - 1) * sum(self.dilations)
+
+    def to_dict(self) -> dict:
+        return {**asdict(self), "dilations": list(self.dilations)}
+
+    @classmethod
+    def from_dict(cls, values: dict) -> BidirectionalConfig:
+        return cls(**{**values, "dilations": tuple(values["dilations"])})
+
+
+class CausalBlock(nn.Module):
+    """Residual block: RMS norm, causal dilated convolution, ReLU, 1x1 convolution. (B, L, C) to (B, L, C).
+
+    Weights are stored as matrices (rows are output channels) so that matrix optimisers apply; the convolution runs as
+    a channels-last conv2d of height one, which is the fast layout on CPUs.
+    """
+
+    def __init__(self, width: int, kernel: int, dilation: int) -> None:
+        super().__init__()
+        self.kernel, self.dilation = kernel, dilation
+        self.scale = nn.Parameter(torch.ones(width))
+        self.mix = nn.Parameter(torch.randn(width, width * kernel) * (width * kernel) ** -0.5)
+        self.project = nn.Parameter(torch.zeros(width, width))
+
+    def forward(self, states: Tensor) -> Tensor:
+        width = states.shape[-1]
+        normed = F.rms_norm(states, (width,), self.scale.to(states.dtype), 1e-5)
+        padded = F.pad(normed, (0, 0, (self.kernel - 1) * self.dilation, 0))
+        image = padded.permute(0, 2, 1).unsqueeze(2)
+        kernel = self.mix.view(width, width, 1, self.kernel).to(memory_format=torch.channels_last)
+        mixed = F.conv2d(image, kernel.to(states.dtype), dilation=(1, self.dilation))
+        mixed = mixed.squeeze(2).permute(0, 2, 1)
+        return states + F.linear(F.relu(mixed), self.project.to(states.dtype))
+
+
+class BidirectionalConvLM(nn.Module):
+    """The network. Base codes are A, C, G, T = 0..3 (so that 3 - code complements) and `PAD_CODE`."""
+
+    def __init__(self, config: BidirectionalConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.width
+        self.embedding = nn.Parameter(torch.randn(4, width))
+        self.blocks = nn.ModuleList(CausalBlock(width, config.kernel, dilation) for dilation in config.dilations)
+        self.scale = nn.Parameter(torch.ones(width))
+        self.join = nn.Parameter(torch.randn(config.head, 2 * width) * (2 * width) ** -0.5)
+        self.join_bias = nn.Parameter(torch.zeros(config.head))
+        self.readout = nn.Parameter(torch.zeros(4, config.head))
+        self.readout_bias = nn.Parameter(torch.zeros(4))
+
+    def tower(self, codes: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """States of the prefix that ends before each position: codes (B, L) int64 to (B, L, C)."""
+        table = F.pad(self.embedding, (0, 0, 0, 1)).to(dtype)  # the row of N is zero
+        states = F.embedding(F.pad(codes[:, :-1], (1, 0), value=PAD_CODE), table)
+        for block in self.blocks:
+            states = block(states)
+        return F.rms_norm(states, (states.shape[-1],), self.scale.to(dtype), 1e-5)
+
+    def states(self, codes: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+        """States of everything left and everything right of each position, both (B, L, C), in forward order."""
+        both = self.tower(torch.cat([codes, reverse_complement(codes)]), dtype)
+        left, right = both.chunk(2)
+        return left, right.flip(1)
+
+    def strand_logits(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits over A, C, G, T (..., 4) as read on the forward and on the reverse strand, both in forward letters."""
+
+        def joined(first: Tensor, second: Tensor) -> Tensor:
+            hidden = F.linear(torch.cat([first, second], -1), self.join.to(first.dtype), self.join_bias.to(first.dtype))
+            return F.linear(F.relu(hidden), self.readout.to(first.dtype), self.readout_bias.to(first.dtype)).float()
+
+        return joined(left, right), joined(right, left).flip(-1)
+
+    def forward(self, codes: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+        """Leave-one-out logits on both strands, each (B, L, 4) in forward letters, for codes (B, L)."""
+        return self.strand_logits(*self.states(codes, dtype))
+
+
+def reverse_complement(codes: Tensor) -> Tensor:
+    """Base codes of the other strand, read 5' to 3'."""
+    return torch.where(codes < PAD_CODE, 3 - codes, codes).flip(-1)

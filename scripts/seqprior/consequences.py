@@ -1,0 +1,327 @@
+"""What each allele does to the genes: by `bcftools csq`, or as the input's CSQ, ANN or BCSQ field has it.
+
+Consequences are Sequence Ontology terms. Per allele the most severe one is kept; among transcripts with the same, the
+preferred one (MANE Select, MANE Plus Clinical, canonical, longest CDS).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from seqprior.columns import CONSEQUENCES, Reason, Status
+from seqprior.files import written_whole
+
+# Most severe first: Ensembl's order, https://www.ensembl.org/info/genome/variation/prediction/predicted_data.html
+SEVERITY = (
+    "transcript_ablation",
+    "splice_acceptor_variant",
+    "splice_donor_variant",
+    "stop_gained",
+    "frameshift_variant",
+    "stop_lost",
+    "start_lost",
+    "transcript_amplification",
+    "feature_elongation",
+    "feature_truncation",
+    "inframe_insertion",
+    "inframe_deletion",
+    "inframe_altering_variant",
+    "missense_variant",
+    "protein_altering_variant",
+    "splice_donor_5th_base_variant",
+    "splice_region_variant",
+    "splice_donor_region_variant",
+    "splice_polypyrimidine_tract_variant",
+    "incomplete_terminal_codon_variant",
+    "start_retained_variant",
+    "stop_retained_variant",
+    "synonymous_variant",
+    "coding_sequence_variant",
+    "mature_miRNA_variant",
+    "5_prime_UTR_variant",
+    "3_prime_UTR_variant",
+    "non_coding_transcript_exon_variant",
+    "intron_variant",
+    "NMD_transcript_variant",
+    "non_coding_transcript_variant",
+    "coding_transcript_variant",
+    "upstream_gene_variant",
+    "downstream_gene_variant",
+    "TFBS_ablation",
+    "TFBS_amplification",
+    "TF_binding_site_variant",
+    "regulatory_region_ablation",
+    "regulatory_region_amplification",
+    "regulatory_region_variant",
+    "intergenic_variant",
+    "sequence_variant",
+)
+_SEVERITY_OF = {term: rank for rank, term in enumerate(SEVERITY)}
+INTERGENIC = "intergenic_variant"
+NOT_ANNOTATED = "not_annotated"
+
+# The short names that bcftools csq prints, http://samtools.github.io/bcftools/howtos/csq-calling.html
+_CSQ_TERMS = {
+    "3_prime_utr": "3_prime_UTR_variant",
+    "5_prime_utr": "5_prime_UTR_variant",
+    "non_coding": "non_coding_transcript_exon_variant",
+    "intron": "intron_variant",
+    "intergenic": INTERGENIC,
+    "splice_acceptor": "splice_acceptor_variant",
+    "splice_donor": "splice_donor_variant",
+    "splice_region": "splice_region_variant",
+    "missense": "missense_variant",
+    "synonymous": "synonymous_variant",
+    "stop_retained": "stop_retained_variant",
+    "start_retained": "start_retained_variant",
+    "frameshift": "frameshift_variant",
+    "inframe_altering": "inframe_altering_variant",
+    "coding_sequence": "coding_sequence_variant",
+}
+
+_THREE_LETTERS = {
+    "A": "Ala",
+    "C": "Cys",
+    "D": "Asp",
+    "E": "Glu",
+    "F": "Phe",
+    "G": "Gly",
+    "H": "His",
+    "I": "Ile",
+    "K": "Lys",
+    "L": "Leu",
+    "M": "Met",
+    "N": "Asn",
+    "P": "Pro",
+    "Q": "Gln",
+    "R": "Arg",
+    "S": "Ser",
+    "T": "Thr",
+    "U": "Sec",
+    "V": "Val",
+    "W": "Trp",
+    "X": "Xaa",
+    "*": "Ter",
+}
+_CHANGE = re.compile(r"(\d+)([A-Z*]+)(?:\.\.\d*)?(?:>(\d+)([A-Z*]+))?")
+
+
+@dataclass(frozen=True)
+class Consequence:
+    """One consequence of one allele on one transcript; `term` may join several with '&'."""
+
+    gene: str
+    transcript: str
+    term: str
+    hgvs_p: str
+    source: str
+
+    @property
+    def severity(self) -> int:
+        """Rank of the most severe of the joined terms; unknown terms come last."""
+        return min(_SEVERITY_OF.get(term, len(SEVERITY)) for term in self.term.split("&"))
+
+
+def sequence_ontology(term: str) -> str:
+    """The Sequence Ontology name of a term as bcftools csq writes it ('&' joins)."""
+    return "&".join(_CSQ_TERMS.get(part, part) for part in term.lstrip("*").split("&"))
+
+
+def most_severe_term(term: str) -> str:
+    return min(term.split("&"), key=lambda part: _SEVERITY_OF.get(part, len(SEVERITY)))
+
+
+def residues(letters: str) -> str:
+    return "".join(_THREE_LETTERS.get(letter, "Xaa") for letter in letters)
+
+
+def protein_hgvs(change: str, terms: str) -> str:
+    """HGVS-like protein change from csq's amino acid field ('30D>30G', '16E', '44KQ>44N').
+
+    Frameshifts name the first changed residue alone; in-frame changes of several residues are given as delins, without
+    HGVS's rule of shifting to the right.
+    """
+    match = _CHANGE.match(change)
+    if not match:
+        return ""
+    position, before, _, after = match.groups()
+    position = int(position)
+    if after is None:
+        return f"p.{residues(before[0])}{position}="
+    if "start_lost" in terms:
+        return "p.Met1?"
+    shared = 0
+    while shared < min(len(before), len(after)) - 1 and before[shared] == after[shared]:
+        shared += 1
+    before, after, position = before[shared:], after[shared:], position + shared
+    first = f"{residues(before[0])}{position}"
+    if "frameshift" in terms:
+        return f"p.{first}fs"
+    while len(before) > 1 and len(after) > 1 and before[-1] == after[-1]:
+        before, after = before[:-1], after[:-1]
+    if len(before) == len(after) == 1:
+        lost = "ext*?" if "stop_lost" in terms else ""
+        return f"p.{first}{residues(after)}{lost}"
+    last = f"_{residues(before[-1])}{position + len(before) - 1}" if len(before) > 1 else ""
+    return f"p.{first}{last}delins{residues(after)}"
+
+
+def parse_bcsq(value: str, source: str) -> list[Consequence]:
+    """Consequences of a BCSQ value; entries that point at another record ('@123') are left out."""
+    found = []
+    for entry in value.split(","):
+        if entry.startswith("@") or not entry:
+            continue
+        fields = (entry.split("|") + [""] * 7)[:7]
+        term, gene, transcript, _, _, amino_acids, _ = fields
+        terms = sequence_ontology(term)
+        found.append(Consequence(gene, transcript, terms, protein_hgvs(amino_acids, terms), source))
+    return found
+
+
+def minimal_allele(ref: str, alt: str) -> str:
+    """The allele as VEP names it in CSQ: without the first base if lengths differ, '-' for nothing left."""
+    if len(ref) != len(alt) and ref[:1] == alt[:1]:
+        return alt[1:] or "-"
+    return alt
+
+
+def parse_input_annotation(annotation: str, fields: dict[str, list[str]], ref: str, alt: str) -> list[Consequence]:
+    """Consequences of one allele as the input file states them.
+
+    Args:
+        annotation: 'TAG=value' of the record's INFO column.
+        fields: names of the '|' separated fields of each tag, from the header.
+        ref, alt: the allele as written in the record.
+    """
+    tag, _, value = annotation.partition("=")
+    if tag == "BCSQ":
+        return parse_bcsq(value, "input:BCSQ")
+    names = [name.lower() for name in fields.get(tag, [])]
+    found = []
+    for entry in value.split(","):
+        values = dict(zip(names, entry.split("|"), strict=False))
+        allele = values.get("allele", "")
+        if allele not in (alt, minimal_allele(ref, alt)):
+            continue
+        gene = values.get("symbol") or values.get("gene_name") or values.get("gene") or values.get("gene_id", "")
+        transcript = values.get("feature") or values.get("feature_id", "")
+        term = values.get("consequence") or values.get("annotation") or ""
+        change = (values.get("hgvsp") or values.get("hgvs.p") or "").rpartition(":")[2].replace("%3D", "=")
+        found.append(Consequence(gene, transcript, term, change, f"input:{tag}"))
+    return found
+
+
+def most_severe(found: Iterable[Consequence], preference: dict[str, int]) -> Consequence | None:
+    """The consequence to keep. `preference`: rank of a transcript, lower first; unknown ones come last."""
+    last = len(preference)
+    return min(found, key=lambda item: (item.severity, preference.get(item.transcript, last)), default=None)
+
+
+def transcript_preference(genes: Path) -> dict[str, int]:
+    """Order of all transcripts of prepared gene models: MANE and canonical first, then longest CDS."""
+    from seqprior.genes import transcript_table
+
+    table = transcript_table(genes).sort_values(
+        ["preference", "cds_length", "transcript"], ascending=[True, False, True], kind="stable"
+    )
+    return {transcript: rank for rank, transcript in enumerate(table["transcript"])}
+
+
+def run_csq(sites: Path, fasta: Path, genes: Path, output: Path) -> None:
+    """Annotate a sites-only VCF with BCSQ, each record on its own (`--local-csq`)."""
+    import pysam.bcftools
+
+    arguments = ["--local-csq", "--fasta-ref", fasta, "--gff-annot", genes, "--output-type", "v", "--output", output]
+    pysam.bcftools.csq(*map(str, arguments), "--verbosity", "0", str(sites), catch_stdout=False)
+
+
+def annotate_consequences(
+    variants: Path, fasta: Path, genes: Path | None, files: dict[str, dict[str, list[str]]], source: str, output: Path
+) -> int:
+    """Write `consequences.parquet`, one row per allele that has a sequence, in the order of `variants.parquet`.
+
+    Args:
+        files: annotation fields by input file, from the variants summary.
+        source: 'csq' ignores what the input says, 'input' uses nothing else, 'auto' prefers the input per allele.
+
+    Returns:
+        Number of alleles.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    preference = transcript_preference(genes) if genes else {}
+    sites = output.with_name(f".partial-{output.stem}.sites.vcf")
+    called = output.with_name(f".partial-{output.stem}.csq.vcf")
+    schema = pa.schema([(name, pa.string()) for name in CONSEQUENCES])
+    total = 0
+    try:
+        lines: Iterator[str] | None = None
+        if genes and source != "input":
+            write_sites(variants, fasta, sites)
+            run_csq(sites, fasta, genes, called)
+            lines = (line for line in called.open() if not line.startswith("#"))
+        with written_whole(output) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+            for frame in annotatable(variants):
+                rows = []
+                for allele in frame.itertuples(index=False):
+                    found: list[Consequence] = []
+                    if source != "csq" and allele.input_annotation:
+                        fields = files.get(allele.input_file, {})
+                        found = parse_input_annotation(
+                            allele.input_annotation, fields, allele.input_ref, allele.input_alt
+                        )
+                    if lines is not None:
+                        info = info_of(next(lines), allele)
+                        found = found or (parse_bcsq(info[5:], "csq") if info.startswith("BCSQ=") else [])
+                    best = most_severe(found, preference)
+                    if best is None:
+                        term = INTERGENIC if lines is not None else NOT_ANNOTATED
+                        rows.append((allele.variant_id, "", "", term, "", "csq" if lines is not None else ""))
+                    else:
+                        term = most_severe_term(best.term)
+                        rows.append((allele.variant_id, best.gene, best.transcript, term, best.hgvs_p, best.source))
+                total += len(rows)
+                columns = list(zip(*rows, strict=True)) or [()] * len(CONSEQUENCES)
+                arrays = [pa.array(column, pa.string()) for column in columns]
+                writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+    finally:
+        sites.unlink(missing_ok=True)
+        called.unlink(missing_ok=True)
+    return total
+
+
+def info_of(line: str, allele) -> str:
+    """INFO of a line of csq's output, which must describe the allele: csq answers in the order it was asked."""
+    chrom, pos, _, ref, alt, _, _, info = line.rstrip("\n").split("\t")[:8]
+    if (chrom, pos, ref, alt) != (allele.chrom, str(int(allele.pos)), allele.ref, allele.alt):
+        raise AssertionError(f"bcftools csq answered {chrom}-{pos}-{ref}-{alt} where {allele.variant_id} was asked")
+    return info
+
+
+def annotatable(variants: Path):
+    """Frames of the alleles that have a normalised sequence, too long ones included."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(variants) as table:
+        for batch in table.iter_batches():
+            frame = batch.to_pandas()
+            yield frame[(frame["status"] == Status.SCORED) | (frame["reason"] == Reason.ALLELE_TOO_LONG)]
+
+
+def write_sites(variants: Path, fasta: Path, path: Path) -> None:
+    """The annotatable alleles as a sites-only VCF, one record each."""
+    import pysam
+
+    with pysam.FastaFile(str(fasta)) as reference, path.open("w") as vcf:
+        vcf.write("##fileformat=VCFv4.3\n")
+        for name, length in zip(reference.references, reference.lengths, strict=True):
+            vcf.write(f"##contig=<ID={name},length={length}>\n")
+        vcf.write("#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n")
+        for frame in annotatable(variants):
+            for chrom, pos, ref, alt in frame[["chrom", "pos", "ref", "alt"]].itertuples(index=False, name=None):
+                vcf.write(f"{chrom}\t{int(pos)}\t.\t{ref}\t{alt}\t.\t.\t.\n")

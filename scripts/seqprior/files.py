@@ -1,0 +1,72 @@
+"""Files that are either complete or absent, and their digests."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from seqprior.errors import BadInput
+
+_BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that is renamed to it if the block succeeds and deleted if it does not.
+
+    The temporary name keeps the suffixes, since some libraries choose the format by them.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def require_file(path: Path, what: str) -> None:
+    """Raise `BadInput` unless `path` is a readable, non-empty file. `what` names its role, for example 'VCF'."""
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file; expected a {what}; check the path in the config")
+    if path.stat().st_size == 0:
+        raise BadInput(f"{path}: the file is empty; expected a {what}; check that it was copied completely")
+
+
+def is_gzip(path: Path) -> bool:
+    """True if the file starts with the gzip magic number (bgzip included)."""
+    with path.open("rb") as handle:
+        return handle.read(2) == b"\x1f\x8b"
+
+
+def require_bgzf_end(path: Path) -> None:
+    """Raise `BadInput` if a block-gzip file lacks its end marker: it was cut between two blocks. Plain gzip passes."""
+    with path.open("rb") as handle:
+        start = handle.read(18)
+        if start[12:14] != b"BC":
+            return
+        handle.seek(-min(28, path.stat().st_size), os.SEEK_END)
+        if handle.read() != _BGZF_END:
+            raise BadInput(f"{path}: the end marker of block-gzip is missing, so the file was cut; copy it again")
+
+
+@contextmanager
+def open_text(path: Path) -> Iterator[Iterator[str]]:
+    """A plain or gzip text file for reading, whatever its name. A truncated or corrupt gzip is `BadInput`."""
+    opener = gzip.open if is_gzip(path) else open
+    try:
+        with opener(path, "rt", encoding="utf-8", errors="surrogateescape", newline="\n") as handle:
+            yield handle
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise BadInput(f"{path}: the gzip data end early or are damaged ({error}); copy the file again") from error

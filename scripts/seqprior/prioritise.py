@@ -1,0 +1,173 @@
+"""One ranked table from the models' scores and the consequences, by a sum that anyone can redo.
+
+    score = consequence weight + model weight * mean over models of clip(-llr_calibrated / sd)
+
+`sd` is the spread of neutral alleles, so the model's term counts how unusual a change is among changes that do not
+matter. `score_low` and `score_high` put the strand that finds the change less, and more, surprising in the place of
+the mean of both. Skipped alleles have no score and come last, the more severe consequence first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from seqprior.calibration import Calibration
+from seqprior.columns import RANKED_LEAD, RANKED_TAIL, VARIANTS, Status
+from seqprior.consequences import NOT_ANNOTATED
+from seqprior.files import written_whole
+
+EVIDENCE = ("llr", "llr_calibrated", "llr_fwd", "llr_rev", "strand_gap", "entropy", "embedding_l2", "embedding_cosine")
+
+
+def join_evidence(
+    variants: pd.DataFrame, consequences: pd.DataFrame, scores: Mapping[str, pd.DataFrame]
+) -> pd.DataFrame:
+    """One row per allele with its consequence and each model's evidence as `name.model`.
+
+    An allele is scored if at least one model scored it; else the first model's reason stands.
+    """
+    frame = variants[[*VARIANTS[:8]]].merge(consequences, on="variant_id", how="left", validate="one_to_one")
+    for name in ("gene", "transcript", "hgvs_p", "consequence_source"):
+        frame[name] = frame[name].fillna("")
+    frame["consequence"] = frame["consequence"].fillna(NOT_ANNOTATED)
+    scored = np.zeros(len(frame), bool)
+    reason = frame["reason"].to_numpy(object)
+    for model, table in scores.items():
+        aligned = table.set_index("variant_id").loc[frame["variant_id"]]
+        for name in EVIDENCE:
+            frame[f"{name}.{model}"] = aligned[name].to_numpy(float)
+        scored |= (aligned["status"] == Status.SCORED).to_numpy()
+        reason = np.where(reason == "", aligned["reason"].to_numpy(object), reason)
+    frame["status"] = np.where(scored, str(Status.SCORED), str(Status.SKIPPED))
+    frame["reason"] = np.where(scored, "", reason)
+    return frame
+
+
+def surprise(frame: pd.DataFrame, model: str, calibration: Calibration, clip: float) -> dict[str, np.ndarray]:
+    """Clipped -llr_calibrated / sd of one model from the mean of both strands, and from each: mid, low, high."""
+    spread = calibration.spread(frame)
+    shift = (frame[f"llr.{model}"] - frame[f"llr_calibrated.{model}"]).to_numpy()
+    strands = np.stack([frame[f"llr_fwd.{model}"], frame[f"llr_rev.{model}"]])
+    mid = -frame[f"llr_calibrated.{model}"].to_numpy() / spread
+    ends = -(strands - shift) / spread
+    return {
+        "mid": np.clip(mid, -clip, clip),
+        "low": np.clip(ends.min(0), -clip, clip),
+        "high": np.clip(ends.max(0), -clip, clip),
+    }
+
+
+def rank_alleles(
+    frame: pd.DataFrame, calibrations: Mapping[str, Calibration], weights: Mapping[str, float], model_weight: float,
+    clip: float,
+) -> pd.DataFrame:
+    """The ranked table, best first.
+
+    Args:
+        frame: as `join_evidence` gives it.
+        weights: consequence term to weight; 'other' for the terms not named.
+        model_weight: weight of the models' mean surprise. clip: its largest absolute value before weighting.
+
+    Returns:
+        `columns.RANKED_LEAD`, evidence, `columns.RANKED_TAIL`. `rank_by_consequence` is the mid-rank that the
+        consequence weight alone would give.
+    """
+    frame = frame.copy()
+    scored = (frame["status"] == Status.SCORED).to_numpy()
+    frame["consequence_weight"] = frame["consequence"].map(weights).fillna(weights["other"]).astype(float)
+    terms = [surprise(frame, model, calibration, clip) for model, calibration in calibrations.items()]
+    for name, column in (("mid", "model_term"), ("low", "score_low"), ("high", "score_high")):
+        stacked = np.stack([term[name] for term in terms]) if terms else np.zeros((1, len(frame)))
+        seen = np.isfinite(stacked)
+        total = np.where(seen, stacked, 0.0).sum(0) * model_weight
+        frame[column] = np.where(seen.any(0), total / np.maximum(seen.sum(0), 1), np.nan)
+    frame["score"] = frame["consequence_weight"] + frame["model_term"]
+    frame["score_low"] += frame["consequence_weight"]
+    frame["score_high"] += frame["consequence_weight"]
+    frame.loc[~scored, ["score", "score_low", "score_high", "model_term"]] = np.nan
+    frame["rank_by_consequence"] = np.nan
+    frame.loc[scored, "rank_by_consequence"] = frame.loc[scored, "consequence_weight"].rank(ascending=False)
+    frame["unscored"] = ~scored
+    frame["shown"] = frame["score"].round(9)  # ties do not hang on the last bits of a float
+    frame["order"] = np.arange(len(frame))
+    frame = frame.sort_values(
+        ["unscored", "shown", "consequence_weight", "order"], ascending=[True, False, False, True], kind="stable"
+    ).reset_index(drop=True)
+    frame.insert(0, "rank", np.arange(1, len(frame) + 1))
+    lead = [*RANKED_LEAD]
+    drop = {"unscored", "shown", "order", *lead, *RANKED_TAIL}
+    return frame[[*lead, *(name for name in frame if name not in drop), *RANKED_TAIL]]
+
+
+def write_table(ranked: pd.DataFrame, tsv: Path, parquet: Path) -> None:
+    """The ranked table twice: TSV for people (six significant digits, nothing for missing), Parquet for programs."""
+    with written_whole(tsv) as partial:
+        ranked.to_csv(partial, sep="\t", index=False, float_format="%.6g")
+    with written_whole(parquet) as partial:
+        ranked.to_parquet(partial, index=False)
+
+
+INFO_HEADER = (
+    '##INFO=<ID=SP_RANK,Number=A,Type=Integer,Description="Rank of the allele in the cohort, 1 is first">',
+    '##INFO=<ID=SP_SCORE,Number=A,Type=Float,Description="Score that the ranking follows, higher comes first">',
+    '##INFO=<ID=SP_LLR,Number=A,Type=Float,Description="log p(alt) - log p(ref) by {model}, natural log, both strands">',
+    '##INFO=<ID=SP_STATUS,Number=A,Type=String,Description="scored, or the reason why the allele was skipped">',
+)
+
+
+def write_ranked_vcf(
+    records: Path, ranked: pd.DataFrame, model: str, contigs: Mapping[str, int], version: str, output: Path
+) -> None:
+    """The input's records, each once and without genotypes, with the ranking in INFO: bgzip and a tabix index.
+
+    Args:
+        records: `records.parquet`. ranked: variant_id, rank, score, llr, status, reason.
+        contigs: names and lengths of the reference, in order.
+    """
+    import pyarrow.parquet as pq
+    import pysam
+
+    ranking = ranked.set_index("variant_id")[["rank", "score", "llr", "status", "reason"]]
+    with pq.ParquetFile(records) as table:
+        present = dict.fromkeys(
+            name for batch in table.iter_batches(columns=["chrom"]) for name in batch["chrom"].unique().to_pylist()
+        )
+        header = ["##fileformat=VCFv4.3", f"##source=seqprior {version}"]
+        header += [f"##contig=<ID={name},length={length}>" for name, length in contigs.items()]
+        header += [f"##contig=<ID={name}>" for name in present if name not in contigs]
+        header += [line.format(model=model) for line in INFO_HEADER]
+        header.append("#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO")
+        with written_whole(output) as partial:
+            with pysam.BGZFile(str(partial), "w") as handle:
+                handle.write(("\n".join(header) + "\n").encode())
+                for batch in table.iter_batches():
+                    lines = []
+                    for record in batch.to_pylist():
+                        rows = ranking.loc[record["variant_ids"]].itertuples(index=False, name=None)
+                        fields = [record["chrom"], str(record["pos"]), record["id"] or ".", record["ref"], record["alts"]]
+                        lines.append("\t".join([*fields, ".", ".", info_field(list(rows), record["alts"])]) + "\n")
+                    handle.write("".join(lines).encode())
+            index = output.with_name(output.name + ".tbi")
+            with written_whole(index) as partial_index:
+                pysam.tabix_index(str(partial), preset="vcf", index=str(partial_index), force=True)
+
+
+def info_field(rows: list[tuple], alts: str) -> str:
+    """SP_* of one record; rows are (rank, score, llr, status, reason) in ALT's order."""
+    if alts == ".":
+        return "."
+    ranks, scores, llrs, statuses, reasons = zip(*rows, strict=True)
+    states = (reason or status for status, reason in zip(statuses, reasons, strict=True))
+    return (
+        f"SP_RANK={','.join(map(str, ranks))};SP_SCORE={','.join(map(vcf_number, scores))};"
+        f"SP_LLR={','.join(map(vcf_number, llrs))};SP_STATUS={','.join(states)}"
+    )
+
+
+def vcf_number(value: float) -> str:
+    return "." if value is None or math.isnan(value) else f"{value:.5g}"

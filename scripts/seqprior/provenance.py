@@ -1,0 +1,82 @@
+"""What was run: the content of run.json."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from seqprior import VERSION
+from seqprior.columns import Status
+from seqprior.files import sha256
+from seqprior.models import ModelFacts, model_facts
+
+SOFTWARE = ("snakemake", "pysam", "pandas", "pyarrow", "numpy", "torch", "transformers", "altair", "jinja2")
+
+
+def software_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on; what is not in this environment is left out."""
+    found = {"python": platform.python_version()}
+    for package in SOFTWARE:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def describe_model(facts: ModelFacts) -> dict:
+    """A model as the report shows it."""
+    return {key: value for key, value in vars(facts).items() if key not in {"path", "vocabulary"}}
+
+
+def describe_run(
+    config: dict,
+    inputs: Sequence[Path],
+    registry: Path,
+    models: Sequence[str],
+    summary: Path,
+    ranked: Path,
+    stats: Sequence[Path],
+) -> dict:
+    """Effective config, input digests, models, software, timings and counts of a run.
+
+    Args:
+        summary: counts of the variants stage. ranked: `ranked.parquet`. stats: one JSON per scoring job.
+    """
+    import pandas as pd
+
+    counted = json.loads(summary.read_text())
+    table = pd.read_parquet(ranked, columns=["status", "reason", "input_count"])
+    skipped = table[table["status"] == Status.SKIPPED]
+    jobs = [json.loads(path.read_text()) for path in stats]
+    return {
+        "cohort": config["cohort"],
+        "seqprior_version": VERSION,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "config": config,
+        "inputs": [{"path": str(path), "sha256": sha256(path), "bytes": path.stat().st_size} for path in inputs],
+        "models": [describe_model(model_facts(registry, model)) for model in models],
+        "software": software_versions(),
+        "counts": {
+            "input_alleles": counted["input_alleles"],
+            "unique_alleles": len(table),
+            "scored": int((table["status"] == Status.SCORED).sum()),
+            "skipped": len(skipped),
+            "skipped_by_reason": {reason: int(count) for reason, count in skipped["reason"].value_counts().items()},
+        },
+        "timings": [
+            {
+                "stage": f"score {job['model']}",
+                "seconds": job["seconds"],
+                "items": job["tokens"],
+                "unit": "bases",
+                "per_second": job["tokens_per_second"],
+                "device": job["device"],
+            }
+            for job in jobs
+        ],
+    }
