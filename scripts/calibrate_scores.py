@@ -19,6 +19,7 @@ def main() -> None:
     args = parser.parse_args()
 
     import pandas as pd
+
     from seqprior.calibration import calibrate, write_calibration
 
     scores = pd.concat([pd.read_parquet(shard) for shard in args.shards], ignore_index=True)

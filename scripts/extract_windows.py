@@ -22,9 +22,7 @@ def main() -> None:
     from seqprior.windows import extract_windows
 
     facts = model_facts(args.registry, args.model)
-    count = extract_windows(
-        args.variants, args.fasta, facts, args.shards, max_unknown_share=args.max_unknown_share
-    )
+    count = extract_windows(args.variants, args.fasta, facts, args.shards, max_unknown_share=args.max_unknown_share)
     print(f"{count} windows for {args.model}")
 
 

@@ -25,6 +25,7 @@ def main() -> None:
     args = parser.parse_args()
 
     import pandas as pd
+
     from seqprior import VERSION
     from seqprior.calibration import read_calibration
     from seqprior.contigs import read_contigs

@@ -26,6 +26,7 @@ def main() -> None:
     args = parser.parse_args()
 
     import torch
+
     from seqprior.adapters import load_adapter
     from seqprior.embedding import Scorer, score_shard
     from seqprior.files import written_whole

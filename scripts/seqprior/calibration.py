@@ -108,7 +108,7 @@ def background_table(alleles: list[tuple[str, int, str, str]]) -> pd.DataFrame:
     frame = pd.DataFrame(alleles, columns=["chrom", "start", "ref", "alt"])
     pos = frame["start"] + 1
     schema, _ = table_schemas()
-    table = pd.DataFrame({name: "" for name in schema.names}, index=frame.index)
+    table = pd.DataFrame(dict.fromkeys(schema.names, ""), index=frame.index)
     for name in ("chrom", "ref", "alt"):
         table[name] = table[f"input_{name}"] = frame[name]
     table["pos"] = table["input_pos"] = pos
@@ -132,7 +132,9 @@ def substitution_contexts(frame: pd.DataFrame, fasta: Path) -> tuple[np.ndarray,
     for chrom, pos, alt in frame[["chrom", "pos", "alt"]].itertuples(index=False, name=None):
         sequence = reference.contig(chrom)
         start = int(pos) - 1
-        context = sequence[max(start - 2, 0) : start + 3].rjust(5, "N") if start < 2 else sequence[start - 2 : start + 3]
+        context = (
+            sequence[max(start - 2, 0) : start + 3].rjust(5, "N") if start < 2 else sequence[start - 2 : start + 3]
+        )
         context = context.ljust(5, "N")
         if context[2] in "GT":
             context, alt = other_strand(context), other_strand(alt)
@@ -158,7 +160,9 @@ class Calibration:
         expected = kind.map(by_kind).to_numpy(float, copy=True)
         single = np.flatnonzero(kind == SUBSTITUTION)
         contexts, alternates = substitution_contexts(frame.iloc[single], fasta)
-        means = {(context, alt): mean for context, alt, mean in self.table[["context", "alt", "mean"]].itertuples(False)}
+        means = {
+            (context, alt): mean for context, alt, mean in self.table[["context", "alt", "mean"]].itertuples(False)
+        }
         fallback = by_kind.get(SUBSTITUTION, np.nan)
         expected[single] = [means.get(key, fallback) for key in zip(contexts, alternates, strict=True)]
         return expected
@@ -213,8 +217,6 @@ def shrunken_means(contexts: np.ndarray, alternates: np.ndarray, llr: np.ndarray
             total, count = narrow.loc[(context, alt)] if (context, alt) in narrow.index else (0.0, 0)
             rows.append((context, alt, (total + SHRINKAGE * prior) / (count + SHRINKAGE), int(count)))
     return pd.DataFrame(rows, columns=["context", "alt", "mean", "count"])
-
-
 
 
 def write_calibration(calibration: Calibration, model: str, neutral: list[str], folder: Path) -> None:

@@ -99,7 +99,9 @@ class Batcher:
         self.throughput.halvings += 1
         if self.adapter.device.type == "cuda":
             torch.cuda.empty_cache()
-        log.warning("out of memory with %d windows of %d bases; going on with %d bases a batch", rows, width, self.budget)
+        log.warning(
+            "out of memory with %d windows of %d bases; going on with %d bases a batch", rows, width, self.budget
+        )
 
 
 class Progress:
@@ -153,7 +155,9 @@ def site_marginals(
         at = torch.tensor([key[2] for key in keys], device=adapter.device)
         logs = adapter.marginals(adapter.to_device(codes), rows, at)
         require_finite(logs, adapter)
-        results.update(((window, offset), log) for (_, window, offset), log in zip(keys, logs.cpu().numpy(), strict=True))
+        results.update(
+            ((window, offset), log) for (_, window, offset), log in zip(keys, logs.cpu().numpy(), strict=True)
+        )
 
     batcher.run([windows[number] for number in used], compute)
     return results

@@ -51,10 +51,7 @@ def read_registry(path: Path) -> dict[str, ModelFacts]:
 
     try:
         entries = yaml.safe_load(path.read_text())["models"]
-        return {
-            key: ModelFacts(id=key, **{**entry, "path": Path(entry["path"])})
-            for key, entry in entries.items()
-        }
+        return {key: ModelFacts(id=key, **{**entry, "path": Path(entry["path"])}) for key, entry in entries.items()}
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
         raise BadInput(f"{path}: not a model registry ({error}); see schemas/models.schema.yaml") from error
 

@@ -63,7 +63,10 @@ def surprise(frame: pd.DataFrame, model: str, calibration: Calibration, clip: fl
 
 
 def rank_alleles(
-    frame: pd.DataFrame, calibrations: Mapping[str, Calibration], weights: Mapping[str, float], model_weight: float,
+    frame: pd.DataFrame,
+    calibrations: Mapping[str, Calibration],
+    weights: Mapping[str, float],
+    model_weight: float,
     clip: float,
 ) -> pd.DataFrame:
     """The ranked table, best first.
@@ -149,7 +152,13 @@ def write_ranked_vcf(
                     lines = []
                     for record in batch.to_pylist():
                         rows = ranking.loc[record["variant_ids"]].itertuples(index=False, name=None)
-                        fields = [record["chrom"], str(record["pos"]), record["id"] or ".", record["ref"], record["alts"]]
+                        fields = [
+                            record["chrom"],
+                            str(record["pos"]),
+                            record["id"] or ".",
+                            record["ref"],
+                            record["alts"],
+                        ]
                         lines.append("\t".join([*fields, ".", ".", info_field(list(rows), record["alts"])]) + "\n")
                     handle.write("".join(lines).encode())
             index = output.with_name(output.name + ".tbi")

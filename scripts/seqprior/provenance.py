@@ -14,7 +14,7 @@ from seqprior.columns import Status
 from seqprior.files import sha256
 from seqprior.models import ModelFacts, model_facts
 
-SOFTWARE = ("snakemake", "pysam", "pandas", "pyarrow", "numpy", "torch", "transformers", "altair", "jinja2")
+SOFTWARE = ("snakemake", "pysam", "pandas", "pyarrow", "numpy", "torch", "transformers", "jinja2")
 
 
 def software_versions() -> dict[str, str]:

@@ -10,9 +10,7 @@ from seqprior.columns import ALLELE, SCORES, Status
 from seqprior.files import written_whole
 
 
-def gather_scores(
-    variants: Path, shards: Sequence[Path], calibration: Calibration, fasta: Path, output: Path
-) -> None:
+def gather_scores(variants: Path, shards: Sequence[Path], calibration: Calibration, fasta: Path, output: Path) -> None:
     """Write `scores/{model}.parquet`: `columns.SCORES`, one row per unique input allele, in the order of `variants`.
 
     Shard by shard, so that memory does not grow with the number of alleles. Shards hold the alleles that reached a

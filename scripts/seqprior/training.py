@@ -46,7 +46,7 @@ class TrainingSettings:
     validation: tuple[str, ...] = ("chrVI",)
     exclude: tuple[str, ...] = ()
     seed: int = 1
-    epochs: float = 7.0
+    epochs: float = 5.0
     crop_length: int = 2048
     crops_per_step: int = 8
     learning_rate: float = 3e-3

@@ -45,7 +45,8 @@ class Windows:
     alleles: list[tuple] = field(default_factory=list)
     _numbers: dict[str, int] = field(default_factory=dict)
     _contig: str = ""
-    _sites: list[tuple[int, tuple]] = field(default_factory=list)
+    _sequence: str = ""
+    _sites: list[tuple[int, int]] = field(default_factory=list)
 
     def add(self, contig: str, sequence: str, allele: tuple) -> None:
         """Place one allele (the values of `columns.ALLELE`, pos 1-based). Alleles come sorted by contig and position."""
@@ -61,6 +62,7 @@ class Windows:
             self._place(padded(sequence, start - flank, start + len(ref) + flank), flank, allele)
         elif self.facts.shares_windows:
             self._extend_tile(contig, sequence, start, allele)
+            self.alleles.append(allele)  # completed by `flush`, so that alleles keep their order
         else:
             self._place(padded(sequence, start - size // 2, start - size // 2 + size), size // 2, allele)
 
@@ -68,10 +70,13 @@ class Windows:
         self.alleles.append((*allele, None, None, str(Status.SKIPPED), str(reason)))
 
     def _place(self, window: str, offset: int, allele: tuple) -> None:
+        self.alleles.append((*allele, self._number(window), offset, str(Status.SCORED), ""))
+
+    def _number(self, window: str) -> int:
         number = self._numbers.setdefault(window, len(self.sequences))
         if number == len(self.sequences):
             self.sequences.append(window)
-        self.alleles.append((*allele, number, offset, str(Status.SCORED), ""))
+        return number
 
     def _extend_tile(self, contig: str, sequence: str, start: int, allele: tuple) -> None:
         if self._sites and (
@@ -81,7 +86,7 @@ class Windows:
         ):
             self.flush()
         self._contig, self._sequence = contig, sequence
-        self._sites.append((start, allele))
+        self._sites.append((start, len(self.alleles)))
 
     def flush(self) -> None:
         """Close the shared window that is still open."""
@@ -89,9 +94,9 @@ class Windows:
             return
         reach = self.facts.window // 2
         first, last = self._sites[0][0] - reach, self._sites[-1][0] + reach + 1
-        window = padded(self._sequence, first, last)
-        for start, allele in self._sites:
-            self._place(window, start - first, allele)
+        number = self._number(padded(self._sequence, first, last))
+        for start, row in self._sites:
+            self.alleles[row] = (*self.alleles[row], number, start - first, str(Status.SCORED), "")
         self._sites = []
 
     def write(self, path: Path) -> None:
