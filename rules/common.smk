@@ -7,22 +7,20 @@ import re
 
 import yaml
 
-CONFIG_SCHEMA = "../schemas/config.schema.yaml"
 
-
-def check_config():
-    """Validate the config and fill in defaults; an error is one sentence that names the key."""
+def check(data, schema, what, described):
+    """Validate and fill in defaults; an error is one sentence that names the key."""
     try:
-        validate(config, CONFIG_SCHEMA)
+        validate(data, schema)
     except WorkflowError as error:
         fault = error.args[-1]
         if not hasattr(fault, "json_path"):
             raise
         where = fault.json_path.removeprefix("$").lstrip(".") or "top level"
-        raise WorkflowError(f"config, {where}: {fault.message}; config/README.md describes every key")
+        raise WorkflowError(f"{what}, {where}: {fault.message}; {described} describes every key")
 
 
-check_config()
+check(config, "../schemas/config.schema.yaml", "config", "config/README.md")
 
 COHORT = config["cohort"]
 REFERENCE = config["reference"]["name"]
@@ -36,16 +34,28 @@ REGISTRY = config["models"]["registry"] or workflow.source_path("../config/model
 SHARDS = [f"{number:04d}" for number in range(config["scoring"]["shards"])]
 
 
+def require_files(paths, where):
+    """Stop before any job if a local file is missing. Where seqprior is a module, other rules may make it."""
+    standalone = os.path.realpath(workflow.basedir) in map(os.path.realpath, (SEQPRIOR, f"{SEQPRIOR}/workflow"))
+    for path in filter(None, paths):
+        if standalone and "://" not in path and not os.path.isfile(path):
+            raise WorkflowError(f"{where}: no file {path!r}; paths count from the working directory, {os.getcwd()}")
+
+
 def read_samples(path):
     """(sample, VCF) of each row of the sample sheet."""
-    try:
-        with open(path, newline="") as sheet:
-            rows = list(csv.DictReader(sheet, delimiter="\t"))
-    except OSError as error:
-        raise WorkflowError(f"{path}: {error.strerror}; expected the sample sheet that the config names as samples")
+    require_files([path], "config, samples")
+    with open(path, newline="", encoding="utf-8-sig") as sheet:
+        table = csv.DictReader(sheet, delimiter="\t")
+        missing = {"sample", "vcf"} - set(table.fieldnames or ())
+        if missing:
+            columns = " and ".join(sorted(missing))
+            raise WorkflowError(f"{path}, line 1: no column {columns}; expected tab-separated sample, vcf")
+        rows = list(table)
     for number, row in enumerate(rows, 2):
-        if not row.get("sample") or not row.get("vcf"):
+        if not row["sample"] or not row["vcf"]:
             raise WorkflowError(f"{path}, line {number}: sample or vcf is empty; expected tab-separated sample, vcf")
+        require_files([row["vcf"]], f"{path}, line {number}")
     return [(row["sample"], row["vcf"]) for row in rows]
 
 
@@ -53,6 +63,11 @@ SAMPLES = read_samples(config["samples"]) if config["samples"] else []
 INPUT_VCFS = list(dict.fromkeys([*(vcf for _, vcf in SAMPLES), *config["variants"]]))
 if not INPUT_VCFS:
     raise WorkflowError("config: neither samples nor variants names a file; name at least one VCF or BCF file")
+require_files(config["variants"], "config, variants")
+require_files([config["reference"]["fasta"]], "config, reference.fasta")
+require_files([config["reference"]["genes"]], "config, reference.genes")
+require_files([config["report"]["highlights"]], "config, report.highlights")
+require_files([config["models"]["registry"]], "config, models.registry")
 
 
 wildcard_constraints:
@@ -74,12 +89,13 @@ def library(*names):
 def read_models(path):
     """Entries of the model registry by name."""
     with open(path) as registry:
-        models = yaml.safe_load(registry)["models"]
+        entries = yaml.safe_load(registry)
+    check(entries, "../schemas/models.schema.yaml", "model registry", "schemas/models.schema.yaml")
     for name in MODELS:
-        if name not in models:
-            known = ", ".join(sorted(models))
+        if name not in entries["models"]:
+            known = ", ".join(sorted(entries["models"]))
             raise WorkflowError(f"config, models.dna: no model {name!r} in the registry; known are {known}")
-    return models
+    return entries["models"]
 
 
 def checkpoint_files(folder):

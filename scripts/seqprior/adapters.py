@@ -51,11 +51,11 @@ class Adapter(ABC):
         """
 
     @abstractmethod
-    def pseudo_log_likelihoods(self, codes: Tensor) -> Tensor:
-        """Sum over known bases of log p(base | the others) + log 4, both strands: float32 (B, 2).
+    def pseudo_log_likelihoods(self, codes: Tensor, rows: int) -> Tensor:
+        """Sum over known bases of log p(base | the others) + log 4, both strands: float64 (B, 2).
 
         The uniform background keeps sequences of different lengths comparable: a base that the model finds no more
-        likely than chance adds nothing.
+        likely than chance adds nothing. An adapter that needs several passes makes them with `rows` rows each.
         """
 
     @abstractmethod
@@ -83,7 +83,7 @@ class BidirectionalAdapter(Adapter):
         logits = self.network.strand_logits(left[rows, offsets], right[rows, offsets])
         return torch.stack(logits, 1).log_softmax(-1)
 
-    def pseudo_log_likelihoods(self, codes: Tensor) -> Tensor:
+    def pseudo_log_likelihoods(self, codes: Tensor, rows: int) -> Tensor:
         logits = torch.stack(self.network(codes, self.dtype), 1)
         return known_base_sum(logits.log_softmax(-1), codes)
 
@@ -95,7 +95,7 @@ class MaskedBaseAdapter(Adapter):
     """Masked language models of transformers with one token per base, an optional start and an optional end token.
 
     Args:
-        network: a `...ForMaskedLM` in eval mode.
+        network: a `...ForMaskedLM`, its parameters in `dtype` already (its buffers need not be).
         vocabulary: token ids of A, C, G, T, N, [MASK], [PAD] and, where used, [CLS] and [SEP].
         exact: pseudo-log-likelihoods mask one position per row instead of reading all from one unmasked pass.
     """
@@ -104,7 +104,7 @@ class MaskedBaseAdapter(Adapter):
 
     def __init__(self, network, vocabulary: dict[str, int], device: torch.device, dtype: torch.dtype, exact: bool):
         super().__init__(device, dtype)
-        self.network = network.to(device, dtype).eval()
+        self.network = network.to(device).eval()
         self.vocabulary = vocabulary
         self.exact = exact
         self.pair_method = "masked_pseudo_likelihood" if exact else "unmasked_pseudo_likelihood"
@@ -139,18 +139,14 @@ class MaskedBaseAdapter(Adapter):
         reverse = self._masked(reverse_complement(windows), codes.shape[1] - 1 - offsets).flip(-1)
         return torch.stack([forward, reverse], 1)
 
-    def pseudo_log_likelihoods(self, codes: Tensor) -> Tensor:
+    def pseudo_log_likelihoods(self, codes: Tensor, rows: int) -> Tensor:
         strands = []
         for strand in (codes, reverse_complement(codes)):
             if self.exact:
-                rows, offsets = torch.meshgrid(
-                    torch.arange(len(codes), device=self.device),
-                    torch.arange(codes.shape[1], device=self.device),
-                    indexing="ij",
-                )
-                chunks = zip(rows.flatten().split(64), offsets.flatten().split(64), strict=True)
-                logs = torch.cat([self._masked(strand[row], offset) for row, offset in chunks])
-                logs = logs.view(*codes.shape, 4)
+                logs = torch.zeros(*codes.shape, 4, device=self.device)
+                for sites in (strand < PAD_CODE).nonzero().split(rows):
+                    number, offset = sites.T
+                    logs[number, offset] = self._masked(strand[number], offset)
             else:
                 logits = self.network(input_ids=self._tokens(strand)).logits[:, int(self.starts) :]
                 logs = logits[:, : codes.shape[1], self.bases].float().log_softmax(-1)
@@ -163,24 +159,31 @@ class MaskedBaseAdapter(Adapter):
 
 
 def known_base_sum(logs: Tensor, codes: Tensor) -> Tensor:
-    """Sum of log p(base) + log 4 over the known bases: log probabilities (B, S, L, 4), codes (B, L), result (B, S)."""
+    """Sum of log p(base) + log 4 over the known bases: log probabilities (B, S, L, 4), codes (B, L), float64 (B, S)."""
     known = (codes < PAD_CODE)[:, None]
     target = codes.clamp(max=3)[:, None, :, None].expand(*logs.shape[:3], 1)
     picked = logs.gather(-1, target)[..., 0] + float(np.log(4))
-    return (picked * known).sum(-1)
+    return (picked * known).sum(-1, dtype=torch.float64)  # differences of long sums: float32 would show in LLRs
 
 
 def load_bidirectional(facts: ModelFacts, device: torch.device, dtype: torch.dtype, exact: bool) -> Adapter:
     from safetensors.torch import load_file
 
     weights = load_file(verify_weights(facts))
-    config = BidirectionalConfig.from_dict(json.loads((facts.path / "config.json").read_text())["network"])
+    config_file = facts.path / "config.json"
+    try:
+        config = BidirectionalConfig.from_dict(json.loads(config_file.read_text())["network"])
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise BadInput(f"{config_file}: no shape of a {facts.family} network ({error}); restore the file") from error
     if 2 * config.reach + 1 != facts.window:
         raise BadInput(
             f"{facts.path}: the network sees {2 * config.reach + 1} bases, the registry says window: {facts.window}"
         )
     network = BidirectionalConvLM(config)
-    missing, unexpected = network.load_state_dict(weights, strict=False)
+    try:
+        missing, unexpected = network.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        raise BadInput(f"{facts.path}: the weights do not have config.json's shapes; restore both files") from error
     require_all_weights(facts, missing, unexpected)
     return BidirectionalAdapter(network, device, dtype)
 
@@ -189,14 +192,16 @@ def load_masked_base(facts: ModelFacts, device: torch.device, dtype: torch.dtype
     from transformers import AutoModelForMaskedLM
 
     verify_weights(facts)
-    network, info = AutoModelForMaskedLM.from_pretrained(
-        facts.path, local_files_only=True, attn_implementation="sdpa", output_loading_info=True
-    )
+    try:
+        network, info = AutoModelForMaskedLM.from_pretrained(
+            facts.path, local_files_only=True, attn_implementation="sdpa", output_loading_info=True, dtype=dtype
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise BadInput(f"{facts.path}: transformers cannot load {facts.id} ({reason}); restore the files") from error
     require_all_weights(facts, info["missing_keys"], info["unexpected_keys"])
-    size = network.get_input_embeddings().num_embeddings
-    beyond = [token for token, number in facts.vocabulary.items() if number >= size]
-    if beyond or not set("ACGTN") | {"[MASK]"} <= set(facts.vocabulary):
-        raise BadInput(f"{facts.id}: the registry's vocabulary does not fit the checkpoint's {size} tokens")
+    require_vocabulary(facts, network)
+    require_room(facts, network)
     return MaskedBaseAdapter(network, facts.vocabulary, device, dtype, exact)
 
 
@@ -207,6 +212,32 @@ def require_all_weights(facts: ModelFacts, missing, unexpected) -> None:
             f"{facts.path}: the weights do not fit the architecture {facts.family} "
             f"(missing: {', '.join(sorted(missing)) or 'none'}; unexpected: {', '.join(sorted(unexpected)) or 'none'})"
         )
+
+
+def require_vocabulary(facts: ModelFacts, network) -> None:
+    """Every token has a number of its own within the checkpoint's table, and the checkpoint masks with the same one."""
+    size = network.get_input_embeddings().num_embeddings
+    numbers = [facts.vocabulary.get(token) for token in (*"ACGT", "[MASK]")]
+    own = getattr(network.config, "mask_token_id", None)  # ESM's token dropout looks for it
+    if (
+        "N" not in facts.vocabulary
+        or not all(isinstance(number, int) and 0 <= number < size for number in (*numbers, *facts.vocabulary.values()))
+        or len(set(numbers)) < len(numbers)
+        or own not in (None, facts.vocabulary["[MASK]"])
+    ):
+        raise BadInput(f"{facts.id}: the registry's vocabulary does not fit the checkpoint's {size} tokens")
+
+
+def require_room(facts: ModelFacts, network) -> None:
+    """A window fits into the table of learned positions, where there is one."""
+    for name, module in network.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
+            first = 0 if module.padding_idx is None else module.padding_idx + 1  # as in RoBERTa and ESM
+            room = module.num_embeddings - first - len({"[CLS]", "[SEP]"} & set(facts.vocabulary))
+            if facts.window > room:
+                raise BadInput(
+                    f"{facts.path}: the network takes up to {room} bases, the registry says window: {facts.window}"
+                )
 
 
 FAMILIES = {"bidirectional-conv": load_bidirectional, "masked-base": load_masked_base}
@@ -227,4 +258,5 @@ def load_adapter(facts: ModelFacts, device: str, dtype: str, exact: bool) -> Ada
     if device == "gpu" and not torch.cuda.is_available():
         raise BadInput("scoring.device is gpu but this machine shows none; give the job a GPU or set it to cpu")
     torch_dtype = torch.float32 if dtype == "auto" else DTYPES[dtype]
+    torch.backends.cudnn.allow_tf32 = False  # PyTorch's default lets convolutions round float32 to 10 bits
     return FAMILIES[facts.family](facts, torch.device("cuda" if device == "gpu" else "cpu"), torch_dtype, exact)

@@ -3,13 +3,15 @@
 Mutability and base composition move a language model's LLR whatever a change does. Every possible substitution in
 random blocks of the reference, and random short insertions, deletions and double substitutions there, are scored like
 any other allele; those of neutral consequence give, for each substitution in its pentanucleotide, the mean LLR that
-is subtracted. Contexts seen rarely lean on the mean of their trinucleotide, and that on the overall mean.
+is subtracted. Contexts seen rarely lean on the mean of their trinucleotide, and that on the overall mean. A kind of
+allele that the background lacks has neither zero point nor spread.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -28,17 +30,20 @@ MAX_INDEL = 10
 
 
 def allele_kind(ref: pd.Series, alt: pd.Series) -> pd.Series:
-    """Substitution of one base, insertion, deletion, or several bases replaced."""
+    """Substitution of one base, insertion, deletion, or several bases replaced.
+
+    The anchor of a normalised insertion or deletion is its first base, or its last one at a contig's start.
+    """
     before, after = ref.str.len(), alt.str.len()
     kind = pd.Series(MULTIPLE, ref.index, dtype=object)
     kind[(before == 1) & (after == 1)] = SUBSTITUTION
-    kind[(before == 1) & (after > 1) & (ref == alt.str[:1])] = INSERTION
-    kind[(before > 1) & (after == 1) & (alt == ref.str[:1])] = DELETION
+    kind[(before == 1) & (after > 1) & ((ref == alt.str[:1]) | (ref == alt.str[-1:]))] = INSERTION
+    kind[(before > 1) & (after == 1) & ((alt == ref.str[:1]) | (alt == ref.str[-1:]))] = DELETION
     return kind
 
 
 def draw_blocks(fasta: Path, blocks: int, length: int, seed: int) -> list[tuple[str, int]]:
-    """Random blocks without unknown bases: (contig, 0-based start), sorted in reference order.
+    """Up to `blocks` random blocks without unknown bases: (contig, 0-based start), sorted in reference order.
 
     Raises:
         BadInput: the reference has too little known sequence for a block.
@@ -84,9 +89,11 @@ def background_alleles(
                 alleles[name, start, sequence[start], alt] = None
         covered[name] = block + length
         for _ in range(extra):
-            alleles[name, *short_allele(sequence, block, length, rng)] = None
-    order = {name: index for index, (name, _) in enumerate(dict.fromkeys((name, 0) for name, _ in chosen))}
-    return sorted(alleles, key=lambda allele: (order[allele[0]], *allele[1:]))
+            start, ref, alt = short_allele(sequence, block, length, rng)
+            if set(ref) <= set(BASES):  # left-aligning through a repeat may end at an unknown base
+                alleles[name, start, ref, alt] = None
+    order = list(dict.fromkeys(name for name, _ in chosen))
+    return sorted(alleles, key=lambda allele: (order.index(allele[0]), *allele[1:]))
 
 
 def short_allele(sequence: str, block: int, length: int, rng: np.random.Generator) -> tuple[int, str, str]:
@@ -132,10 +139,7 @@ def substitution_contexts(frame: pd.DataFrame, fasta: Path) -> tuple[np.ndarray,
     for chrom, pos, alt in frame[["chrom", "pos", "alt"]].itertuples(index=False, name=None):
         sequence = reference.contig(chrom)
         start = int(pos) - 1
-        context = (
-            sequence[max(start - 2, 0) : start + 3].rjust(5, "N") if start < 2 else sequence[start - 2 : start + 3]
-        )
-        context = context.ljust(5, "N")
+        context = ("N" * (2 - start) + sequence[max(start - 2, 0) : start + 3]).ljust(5, "N")
         if context[2] in "GT":
             context, alt = other_strand(context), other_strand(alt)
         contexts.append(context)
@@ -168,8 +172,9 @@ class Calibration:
         return expected
 
     def spread(self, frame: pd.DataFrame) -> np.ndarray:
-        """Standard deviation of the calibrated LLR of neutral alleles of each allele's kind."""
-        return allele_kind(frame["ref"], frame["alt"]).map(self.kinds.set_index("kind")["sd"]).to_numpy(float)
+        """Standard deviation of the calibrated LLR of neutral alleles of each allele's kind; NaN if there is none."""
+        by_kind = self.kinds.set_index("kind")["sd"]
+        return allele_kind(frame["ref"], frame["alt"]).map(by_kind.where(by_kind > 0)).to_numpy(float)
 
 
 def calibrate(scores: pd.DataFrame, consequences: pd.DataFrame, neutral: list[str], fasta: Path) -> Calibration:
@@ -201,22 +206,29 @@ def calibrate(scores: pd.DataFrame, consequences: pd.DataFrame, neutral: list[st
 
 
 def shrunken_means(contexts: np.ndarray, alternates: np.ndarray, llr: np.ndarray) -> pd.DataFrame:
-    """Mean LLR of all 1,536 substitutions in context, each leaning on its trinucleotide's: context, alt, mean, count."""
-    observed = pd.DataFrame({"context": contexts, "alt": alternates, "llr": llr})
-    observed["core"] = observed["context"].str[1:4]
-    overall = float(observed["llr"].mean()) if len(observed) else 0.0
-    wide = observed.groupby(["core", "alt"])["llr"].agg(["sum", "count"])
-    narrow = observed.groupby(["context", "alt"])["llr"].agg(["sum", "count"])
-    rows = []
-    for context in map("".join, np.array(np.meshgrid(*[list(BASES)] * 5)).reshape(5, -1).T):
-        if context[2] in "GT":
-            continue
-        for alt in BASES.replace(context[2], ""):
-            core_sum, core_count = wide.loc[(context[1:4], alt)] if (context[1:4], alt) in wide.index else (0.0, 0)
-            prior = (core_sum + SHRINKAGE * overall) / (core_count + SHRINKAGE)
-            total, count = narrow.loc[(context, alt)] if (context, alt) in narrow.index else (0.0, 0)
-            rows.append((context, alt, (total + SHRINKAGE * prior) / (count + SHRINKAGE), int(count)))
-    return pd.DataFrame(rows, columns=["context", "alt", "mean", "count"])
+    """Mean LLR of all 1,536 substitutions in context, each leaning on its trinucleotide's.
+
+    Args:
+        contexts, alternates: as `substitution_contexts` gives them. llr: one value each.
+
+    Returns:
+        context, alt, mean, count. Without any observation all means are NaN.
+    """
+    observed = pd.DataFrame({"context": contexts, "alt": alternates, "llr": llr}, dtype=object).astype({"llr": float})
+    every = map("".join, product(BASES, BASES, "AC", BASES, BASES))
+    table = pd.DataFrame([(context, alt) for context in every for alt in BASES.replace(context[2], "")])
+    table.columns = ["context", "alt"]
+
+    def seen(keys: list, wanted: list) -> pd.DataFrame:
+        return observed.groupby(keys)["llr"].agg(["sum", "count"]).reindex(wanted, fill_value=0).reset_index(drop=True)
+
+    core = [context[1:4] for context in contexts]
+    wide = seen([core, "alt"], list(zip(table["context"].str[1:4], table["alt"], strict=True)))
+    narrow = seen(["context", "alt"], list(table.itertuples(index=False, name=None)))
+    prior = (wide["sum"] + SHRINKAGE * observed["llr"].mean()) / (wide["count"] + SHRINKAGE)
+    table["mean"] = (narrow["sum"] + SHRINKAGE * prior) / (narrow["count"] + SHRINKAGE)
+    table["count"] = narrow["count"]
+    return table
 
 
 def write_calibration(calibration: Calibration, model: str, neutral: list[str], folder: Path) -> None:
@@ -226,11 +238,12 @@ def write_calibration(calibration: Calibration, model: str, neutral: list[str], 
         with written_whole(folder / f"{name}.tsv") as partial:
             table.to_csv(partial, sep="\t", index=False)
     kinds = calibration.kinds.set_index("kind")
+    spread = kinds["sd"].get(SUBSTITUTION, np.nan)
     summary = {
         "definition": ", ".join(neutral),
         "neutral_alleles": int(kinds["count"].sum()),
         "neutral_substitutions": int(kinds["count"].get(SUBSTITUTION, 0)),
-        "sd": float(kinds["sd"].get(SUBSTITUTION, float("nan"))),
+        "sd": None if np.isnan(spread) else float(spread),
     }
     with written_whole(folder / "calibration.json") as partial:
         partial.write_text(json.dumps({model: summary}, indent=2) + "\n")

@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from urllib.parse import unquote
 
 from seqprior.columns import CONSEQUENCES, Reason, Status
 from seqprior.files import written_whole
@@ -28,7 +30,6 @@ SEVERITY = (
     "feature_truncation",
     "inframe_insertion",
     "inframe_deletion",
-    "inframe_altering_variant",
     "missense_variant",
     "protein_altering_variant",
     "splice_donor_5th_base_variant",
@@ -59,7 +60,22 @@ SEVERITY = (
     "intergenic_variant",
     "sequence_variant",
 )
+# Terms of SnpEff that Ensembl does not have, as severe as the term that Ensembl would give.
+_SAME_SEVERITY = {
+    "exon_loss_variant": "feature_truncation",
+    "conservative_inframe_insertion": "inframe_insertion",
+    "disruptive_inframe_insertion": "inframe_insertion",
+    "conservative_inframe_deletion": "inframe_deletion",
+    "disruptive_inframe_deletion": "inframe_deletion",
+    "rare_amino_acid_variant": "missense_variant",
+    "splice_branch_variant": "splice_region_variant",
+    "initiator_codon_variant": "start_retained_variant",
+    "5_prime_UTR_premature_start_codon_gain_variant": "5_prime_UTR_variant",
+    "non_coding_exon_variant": "non_coding_transcript_exon_variant",
+    "intergenic_region": "intergenic_variant",
+}
 _SEVERITY_OF = {term: rank for rank, term in enumerate(SEVERITY)}
+_SEVERITY_OF |= {term: _SEVERITY_OF[like] for term, like in _SAME_SEVERITY.items()}
 INTERGENIC = "intergenic_variant"
 NOT_ANNOTATED = "not_annotated"
 
@@ -78,7 +94,7 @@ _CSQ_TERMS = {
     "stop_retained": "stop_retained_variant",
     "start_retained": "start_retained_variant",
     "frameshift": "frameshift_variant",
-    "inframe_altering": "inframe_altering_variant",
+    "inframe_altering": "protein_altering_variant",
     "coding_sequence": "coding_sequence_variant",
 }
 
@@ -103,6 +119,7 @@ _THREE_LETTERS = {
     "U": "Sec",
     "V": "Val",
     "W": "Trp",
+    "Y": "Tyr",
     "X": "Xaa",
     "*": "Ter",
 }
@@ -141,32 +158,43 @@ def residues(letters: str) -> str:
 def protein_hgvs(change: str, terms: str) -> str:
     """HGVS-like protein change from csq's amino acid field ('30D>30G', '16E', '44KQ>44N').
 
-    Frameshifts name the first changed residue alone; in-frame changes of several residues are given as delins, without
-    HGVS's rule of shifting to the right.
+    Frameshifts name the first changed residue alone. An insertion is a delins of the residue before or after it, since
+    csq does not tell the other one, and nothing is shifted to the right as HGVS would.
     """
     match = _CHANGE.match(change)
     if not match:
         return ""
-    position, before, _, after = match.groups()
-    position = int(position)
-    if after is None:
-        return f"p.{residues(before[0])}{position}="
+    position, before, after = int(match[1]), match[2], match[4]
     if "start_lost" in terms:
         return "p.Met1?"
+    if after is None or before == after:
+        return f"p.{_range(before, position)}="
     shared = 0
-    while shared < min(len(before), len(after)) - 1 and before[shared] == after[shared]:
+    while shared < min(len(before), len(after)) and before[shared] == after[shared]:
         shared += 1
+    if shared == len(before):  # an insertion behind the last residue named
+        shared -= 1
     before, after, position = before[shared:], after[shared:], position + shared
     first = f"{residues(before[0])}{position}"
+    if after[:1] == "*":
+        return f"p.{first}Ter"
     if "frameshift" in terms:
         return f"p.{first}fs"
-    while len(before) > 1 and len(after) > 1 and before[-1] == after[-1]:
+    if before == "*" and after:
+        return f"p.{first}{residues(after[0])}extTer?"
+    while len(before) > 1 and after and before[-1] == after[-1]:
         before, after = before[:-1], after[:-1]
+    if not after:
+        return f"p.{_range(before, position)}del"
     if len(before) == len(after) == 1:
-        lost = "ext*?" if "stop_lost" in terms else ""
-        return f"p.{first}{residues(after)}{lost}"
-    last = f"_{residues(before[-1])}{position + len(before) - 1}" if len(before) > 1 else ""
-    return f"p.{first}{last}delins{residues(after)}"
+        return f"p.{first}{residues(after)}"
+    return f"p.{_range(before, position)}delins{residues(after)}"
+
+
+def _range(letters: str, position: int) -> str:
+    """Residues from `position` (1-based) on, as HGVS names them: the first and, of several, the last."""
+    first = f"{residues(letters[0])}{position}"
+    return first if len(letters) == 1 else f"{first}_{residues(letters[-1])}{position + len(letters) - 1}"
 
 
 def parse_bcsq(value: str, source: str) -> list[Consequence]:
@@ -182,36 +210,24 @@ def parse_bcsq(value: str, source: str) -> list[Consequence]:
     return found
 
 
-def minimal_allele(ref: str, alt: str) -> str:
-    """The allele as VEP names it in CSQ: without the first base if lengths differ, '-' for nothing left."""
-    if len(ref) != len(alt) and ref[:1] == alt[:1]:
-        return alt[1:] or "-"
-    return alt
-
-
-def parse_input_annotation(annotation: str, fields: dict[str, list[str]], ref: str, alt: str) -> list[Consequence]:
+def parse_input_annotation(annotation: str, fields: dict[str, list[str]]) -> list[Consequence]:
     """Consequences of one allele as the input file states them.
 
     Args:
-        annotation: 'TAG=value' of the record's INFO column.
-        fields: names of the '|' separated fields of each tag, from the header.
-        ref, alt: the allele as written in the record.
+        annotation: 'TAG=value', the entries of this allele alone.
+        fields: lower-case names of the '|' separated fields of each tag, from the header.
     """
     tag, _, value = annotation.partition("=")
     if tag == "BCSQ":
         return parse_bcsq(value, "input:BCSQ")
-    names = [name.lower() for name in fields.get(tag, [])]
     found = []
     for entry in value.split(","):
-        values = dict(zip(names, entry.split("|"), strict=False))
-        allele = values.get("allele", "")
-        if allele not in (alt, minimal_allele(ref, alt)):
-            continue
+        values = dict(zip(fields[tag], entry.split("|"), strict=False))
         gene = values.get("symbol") or values.get("gene_name") or values.get("gene") or values.get("gene_id", "")
         transcript = values.get("feature") or values.get("feature_id", "")
-        term = values.get("consequence") or values.get("annotation") or ""
-        change = (values.get("hgvsp") or values.get("hgvs.p") or "").rpartition(":")[2].replace("%3D", "=")
-        found.append(Consequence(gene, transcript, term, change, f"input:{tag}"))
+        change = unquote(values.get("hgvsp") or values.get("hgvs.p") or "").rpartition(":")[2]
+        if term := values.get("consequence") or values.get("annotation"):
+            found.append(Consequence(gene, transcript, term, change, f"input:{tag}"))
     return found
 
 
@@ -255,51 +271,55 @@ def annotate_consequences(
     import pyarrow.parquet as pq
 
     preference = transcript_preference(genes) if genes else {}
-    sites = output.with_name(f".partial-{output.stem}.sites.vcf")
-    called = output.with_name(f".partial-{output.stem}.csq.vcf")
+    use_csq = genes is not None and source != "input"
+    nothing_found = ("", "", INTERGENIC, "", "csq") if use_csq else ("", "", NOT_ANNOTATED, "", "")
     schema = pa.schema([(name, pa.string()) for name in CONSEQUENCES])
     total = 0
-    try:
-        lines: Iterator[str] | None = None
-        if genes and source != "input":
-            write_sites(variants, fasta, sites)
-            run_csq(sites, fasta, genes, called)
-            lines = (line for line in called.open() if not line.startswith("#"))
-        with written_whole(output) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as writer:
-            for frame in annotatable(variants):
-                rows = []
-                for allele in frame.itertuples(index=False):
-                    found: list[Consequence] = []
-                    if source != "csq" and allele.input_annotation:
-                        fields = files.get(allele.input_file, {})
-                        found = parse_input_annotation(
-                            allele.input_annotation, fields, allele.input_ref, allele.input_alt
-                        )
-                    if lines is not None:
-                        info = info_of(next(lines), allele)
-                        found = found or (parse_bcsq(info[5:], "csq") if info.startswith("BCSQ=") else [])
-                    best = most_severe(found, preference)
-                    if best is None:
-                        term = INTERGENIC if lines is not None else NOT_ANNOTATED
-                        rows.append((allele.variant_id, "", "", term, "", "csq" if lines is not None else ""))
-                    else:
-                        term = most_severe_term(best.term)
-                        rows.append((allele.variant_id, best.gene, best.transcript, term, best.hgvs_p, best.source))
-                total += len(rows)
-                columns = list(zip(*rows, strict=True)) or [()] * len(CONSEQUENCES)
-                arrays = [pa.array(column, pa.string()) for column in columns]
-                writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
-    finally:
-        sites.unlink(missing_ok=True)
-        called.unlink(missing_ok=True)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        TemporaryDirectory(dir=output.parent, prefix=".partial-csq-") as folder,
+        written_whole(output) as partial,
+        pq.ParquetWriter(partial, schema, compression="zstd") as writer,
+    ):
+        answers = csq_answers(variants, fasta, genes, Path(folder)) if use_csq else iter(())
+        for frame in annotatable(variants):
+            rows = []
+            for allele in frame.itertuples(index=False):
+                found: list[Consequence] = []
+                if use_csq:
+                    info = info_of(next(answers, ""), allele)
+                    found = parse_bcsq(info.removeprefix("BCSQ="), "csq") if info != "." else []
+                if source != "csq" and allele.input_annotation:
+                    found = parse_input_annotation(allele.input_annotation, files[allele.input_file]) or found
+                best = most_severe(found, preference)
+                row = nothing_found
+                if best is not None:
+                    row = (best.gene, best.transcript, most_severe_term(best.term), best.hgvs_p, best.source)
+                rows.append((allele.variant_id, *row))
+            total += len(rows)
+            columns = list(zip(*rows, strict=True)) or [()] * len(CONSEQUENCES)
+            arrays = [pa.array(column, pa.string()) for column in columns]
+            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+        if next(answers, None) is not None:
+            raise AssertionError("bcftools csq answered more alleles than were asked")
     return total
+
+
+def csq_answers(variants: Path, fasta: Path, genes: Path, folder: Path) -> Iterator[str]:
+    """Lines of csq's VCF, one per allele in the order of `annotatable`; its files are left in `folder`."""
+    sites, called = folder / "sites.vcf", folder / "csq.vcf"
+    write_sites(variants, fasta, sites)
+    run_csq(sites, fasta, genes, called)
+    with called.open() as lines:
+        yield from (line for line in lines if not line.startswith("#"))
 
 
 def info_of(line: str, allele) -> str:
     """INFO of a line of csq's output, which must describe the allele: csq answers in the order it was asked."""
-    chrom, pos, _, ref, alt, _, _, info = line.rstrip("\n").split("\t")[:8]
+    chrom, pos, _, ref, alt, _, _, info = (line.rstrip("\n").split("\t") + [""] * 8)[:8]
     if (chrom, pos, ref, alt) != (allele.chrom, str(int(allele.pos)), allele.ref, allele.alt):
-        raise AssertionError(f"bcftools csq answered {chrom}-{pos}-{ref}-{alt} where {allele.variant_id} was asked")
+        answer = f"{chrom}-{pos}-{ref}-{alt}" if line else "nothing"
+        raise AssertionError(f"bcftools csq answered {answer} where {allele.variant_id} was asked")
     return info
 
 

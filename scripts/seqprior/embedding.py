@@ -22,13 +22,14 @@ import torch
 from seqprior.adapters import Adapter
 from seqprior.bidirectional import PAD_CODE, reverse_complement
 from seqprior.columns import SCORES, Status
-from seqprior.errors import OutOfMemory
+from seqprior.errors import BadInput, OutOfMemory
 from seqprior.files import written_whole
 from seqprior.sequence import encode
 
 log = logging.getLogger(__name__)
 
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 16_384, 262_144
+HELD_BASES = 16_384  # of each haplotype, whose states are in host memory at a time
 PROGRESS_SECONDS = 10.0
 
 
@@ -54,10 +55,18 @@ class Batcher:
     what: str = ""
     throughput: Throughput = field(default_factory=Throughput)
 
-    def run(self, sequences: Sequence[np.ndarray], compute: Callable[[np.ndarray, list[int]], None]) -> None:
-        """Call `compute(codes, numbers)` for each batch: codes uint8 (B, L), right-padded; numbers index `sequences`."""
+    def run(
+        self,
+        sequences: Sequence[np.ndarray],
+        compute: Callable[[np.ndarray, list[int]], None],
+        quiet: bool = False,
+    ) -> None:
+        """Call `compute(codes, numbers)` for each batch: codes uint8 (B, L), right-padded; numbers index `sequences`.
+
+        A batch that did not fit is computed again in parts. With `quiet`, the caller reports progress.
+        """
         order = sorted(range(len(sequences)), key=lambda number: len(sequences[number]))
-        progress = Progress(self.what, sum(map(len, sequences)))
+        progress = None if quiet else Progress(self.what, sum(map(len, sequences)))
         position = 0
         while position < len(order):
             numbers = self._next(sequences, order, position)
@@ -66,23 +75,22 @@ class Batcher:
             for row, number in enumerate(numbers):
                 codes[row, : len(sequences[number])] = sequences[number]
             started = time.perf_counter()
-            try:
-                with torch.inference_mode():
-                    compute(codes, numbers)
-            except (torch.OutOfMemoryError, MemoryError) as error:
-                self._halve(len(numbers), width, error)
+            if not fits_into_memory(compute, codes, numbers):
+                self._halve(len(numbers), width)
                 continue
             self.throughput.seconds += time.perf_counter() - started
             self.throughput.tokens += codes.size
             self.throughput.batches += 1
-            progress.add(sum(len(sequences[number]) for number in numbers))
             position += len(numbers)
-        progress.close()
+            if progress:
+                progress.add(sum(len(sequences[number]) for number in numbers))
+        if progress:
+            progress.close()
 
     def _next(self, sequences: Sequence[np.ndarray], order: list[int], position: int) -> list[int]:
         shortest = len(sequences[order[position]])
         numbers: list[int] = []
-        for number in order[position:]:
+        for number in (order[index] for index in range(position, len(order))):
             length = len(sequences[number])
             if numbers and ((len(numbers) + 1) * length > self.budget or not self._fits(shortest, length)):
                 break
@@ -92,16 +100,34 @@ class Batcher:
     def _fits(self, shortest: int, length: int) -> bool:
         return length == shortest or (self.adapter.pads_exactly and length <= 1.2 * shortest)
 
-    def _halve(self, rows: int, width: int, error: BaseException) -> None:
-        if rows == 1:
-            raise OutOfMemory(f"one window of {width} bases does not fit into memory; use a larger device") from error
-        self.budget = max(width, rows * width // 2)
+    def _halve(self, rows: int, width: int) -> None:
+        if self.budget <= width:
+            raise OutOfMemory(f"one window of {width} bases does not fit into memory; use a larger device")
+        # One row may still be computed in passes of several rows, as many as the budget allows.
+        self.budget = max(width, (rows * width if rows > 1 else self.budget) // 2)
         self.throughput.halvings += 1
         if self.adapter.device.type == "cuda":
             torch.cuda.empty_cache()
         log.warning(
             "out of memory with %d windows of %d bases; going on with %d bases a batch", rows, width, self.budget
         )
+
+
+def fits_into_memory(compute: Callable[[np.ndarray, list[int]], None], codes: np.ndarray, numbers: list[int]) -> bool:
+    """Run `compute(codes, numbers)`; False if the device or the host has no memory for it.
+
+    A function of its own, so that the failed pass's tensors are free before the next one.
+    """
+    try:
+        with torch.inference_mode():
+            compute(codes, numbers)
+    except MemoryError:
+        return False
+    except RuntimeError as error:  # on the CPU, PyTorch has no class for this
+        if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error):
+            return False
+        raise
+    return True
 
 
 class Progress:
@@ -169,7 +195,7 @@ def pseudo_log_likelihoods(batcher: Batcher, haplotypes: Sequence[np.ndarray]) -
     adapter = batcher.adapter
 
     def compute(codes: np.ndarray, numbers: list[int]) -> None:
-        sums = adapter.pseudo_log_likelihoods(adapter.to_device(codes))
+        sums = adapter.pseudo_log_likelihoods(adapter.to_device(codes), max(1, batcher.budget // codes.shape[1]))
         require_finite(sums, adapter)
         results[numbers] = sums.cpu().numpy()
 
@@ -203,14 +229,17 @@ def embedding_distances(batcher: Batcher, pairs: Sequence[HaplotypePair]) -> np.
         cosine distance, one minus the cosine of the states averaged over the window.
     """
     results = np.zeros((len(pairs), 2))
-    longest = max((len(pair.left) + len(pair.right) + max(len(pair.ref), len(pair.alt)) for pair in pairs), default=1)
-    chunk = max(8, batcher.budget // longest)  # bounds the states that are held at a time
+    lengths = [len(pair.left) + len(pair.right) + max(len(pair.ref), len(pair.alt)) for pair in pairs]
+    chunk = max(1, min(batcher.budget, HELD_BASES) // max(lengths, default=1))
+    progress = Progress(batcher.what, sum(lengths))
     for start in range(0, len(pairs), chunk):
         part = pairs[start : start + chunk]
         numbers, haplotypes = distinct_haplotypes(part)
         states = last_states(batcher, haplotypes)
+        progress.add(sum(lengths[start : start + chunk]))
         for index, (pair, (reference, alternate)) in enumerate(zip(part, numbers, strict=True), start):
             results[index] = distances(pair, states[reference], states[alternate])
+    progress.close()
     return results
 
 
@@ -243,7 +272,7 @@ def last_states(batcher: Batcher, haplotypes: Sequence[np.ndarray]) -> list[np.n
         for number, row in zip(numbers, stacked.cpu().numpy(), strict=True):
             results[number] = row[:, : len(haplotypes[number])]
 
-    batcher.run(haplotypes, compute)
+    batcher.run(haplotypes, compute, quiet=True)
     return results
 
 
@@ -264,11 +293,16 @@ def distances(pair: HaplotypePair, reference: np.ndarray, alternate: np.ndarray)
 
 def require_finite(values: torch.Tensor, adapter: Adapter) -> None:
     if not torch.isfinite(values).all():
-        raise FloatingPointError(f"the model gave NaN or infinity in {adapter.dtype}; use scoring.dtype: float32")
+        advice = (
+            "check the checkpoint and its registry entry"
+            if adapter.dtype == torch.float32
+            else "set scoring.dtype to float32"
+        )
+        raise BadInput(f"the model gave NaN or infinity in {str(adapter.dtype).removeprefix('torch.')}; {advice}")
 
 
 def haplotype_pair(window: np.ndarray, offset: int, ref: str, alt: str, size: int | None = None) -> HaplotypePair:
-    """Both haplotypes of an allele at `offset` of its window. With `size`, flanks are cut so that neither exceeds it."""
+    """Both haplotypes of an allele at `offset` of its window. With `size`, flanks are cut so that both fit into it."""
     end = offset + len(ref)
     left, right = window[:offset], window[end:]
     if size is not None:

@@ -62,11 +62,20 @@ def require_bgzf_end(path: Path) -> None:
 
 
 @contextmanager
-def open_text(path: Path) -> Iterator[Iterator[str]]:
-    """A plain or gzip text file for reading, whatever its name. A truncated or corrupt gzip is `BadInput`."""
-    opener = gzip.open if is_gzip(path) else open
+def intact_gzip(path: Path) -> Iterator[None]:
+    """Turn what reading a truncated or corrupt gzip raises into `BadInput`."""
     try:
-        with opener(path, "rt", encoding="utf-8", errors="surrogateescape", newline="\n") as handle:
-            yield handle
+        yield
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise BadInput(f"{path}: the gzip data end early or are damaged ({error}); copy the file again") from error
+
+
+@contextmanager
+def open_text(path: Path) -> Iterator[Iterator[str]]:
+    """A plain or gzip text file for reading, whatever its name. A truncated or corrupt gzip is `BadInput`.
+
+    Bytes that are not UTF-8 become U+FFFD: Arrow tables and JSON cannot hold them.
+    """
+    opener = gzip.open if is_gzip(path) else open
+    with intact_gzip(path), opener(path, "rt", encoding="utf-8", errors="replace", newline="\n") as handle:
+        yield handle

@@ -50,10 +50,14 @@ def read_registry(path: Path) -> dict[str, ModelFacts]:
     import yaml
 
     try:
-        entries = yaml.safe_load(path.read_text())["models"]
-        return {key: ModelFacts(id=key, **{**entry, "path": Path(entry["path"])}) for key, entry in entries.items()}
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        entries = yaml.safe_load(path.read_text(encoding="utf-8"))["models"]
+        models = {key: ModelFacts(id=key, **{**entry, "path": Path(entry["path"])}) for key, entry in entries.items()}
+        for key, facts in models.items():
+            if not 1 <= facts.embedding_window <= facts.window:
+                raise ValueError(f"{key}: embedding_window {facts.embedding_window} is not within 1 to {facts.window}")
+    except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise BadInput(f"{path}: not a model registry ({error}); see schemas/models.schema.yaml") from error
+    return models
 
 
 def model_facts(registry: Path, model: str, checkpoint: Path | None = None) -> ModelFacts:

@@ -3,8 +3,9 @@
     score = consequence weight + model weight * mean over models of clip(-llr_calibrated / sd)
 
 `sd` is the spread of neutral alleles, so the model's term counts how unusual a change is among changes that do not
-matter. `score_low` and `score_high` put the strand that finds the change less, and more, surprising in the place of
-the mean of both. Skipped alleles have no score and come last, the more severe consequence first.
+matter; where no neutral allele of the kind was seen, the term is empty and adds nothing. `score_low` and `score_high`
+put the strand that finds the change less, and more, surprising in the place of the mean of both. Skipped alleles have
+no score and come last, the more severe consequence first.
 """
 
 from __future__ import annotations
@@ -29,20 +30,27 @@ def join_evidence(
 ) -> pd.DataFrame:
     """One row per allele with its consequence and each model's evidence as `name.model`.
 
-    An allele is scored if at least one model scored it; else the first model's reason stands.
+    Args:
+        scores: tables of `columns.SCORES`, row by row the alleles of `variants`.
+
+    Returns:
+        `variant_id` to `reason` of `columns.VARIANTS`, consequence, evidence. An allele is scored if at least one
+        model scored it; else the first model's reason stands. `pos` is Int64: a record without a position has none.
     """
-    frame = variants[[*VARIANTS[:8]]].merge(consequences, on="variant_id", how="left", validate="one_to_one")
+    frame = variants[[*VARIANTS[:8]]].merge(consequences, on="variant_id", how="left", validate="many_to_one")
+    frame["pos"] = frame["pos"].astype("Int64")
     for name in ("gene", "transcript", "hgvs_p", "consequence_source"):
         frame[name] = frame[name].fillna("")
     frame["consequence"] = frame["consequence"].fillna(NOT_ANNOTATED)
     scored = np.zeros(len(frame), bool)
     reason = frame["reason"].to_numpy(object)
     for model, table in scores.items():
-        aligned = table.set_index("variant_id").loc[frame["variant_id"]]
+        if table["variant_id"].tolist() != frame["variant_id"].tolist():
+            raise AssertionError(f"the scores of {model} do not follow the alleles")
         for name in EVIDENCE:
-            frame[f"{name}.{model}"] = aligned[name].to_numpy(float)
-        scored |= (aligned["status"] == Status.SCORED).to_numpy()
-        reason = np.where(reason == "", aligned["reason"].to_numpy(object), reason)
+            frame[f"{name}.{model}"] = table[name].to_numpy(float)
+        scored |= (table["status"] == Status.SCORED).to_numpy()
+        reason = np.where(reason == "", table["reason"].to_numpy(object), reason)
     frame["status"] = np.where(scored, str(Status.SCORED), str(Status.SKIPPED))
     frame["reason"] = np.where(scored, "", reason)
     return frame
@@ -54,7 +62,7 @@ def surprise(frame: pd.DataFrame, model: str, calibration: Calibration, clip: fl
     shift = (frame[f"llr.{model}"] - frame[f"llr_calibrated.{model}"]).to_numpy()
     strands = np.stack([frame[f"llr_fwd.{model}"], frame[f"llr_rev.{model}"]])
     mid = -frame[f"llr_calibrated.{model}"].to_numpy() / spread
-    ends = -(strands - shift) / spread
+    ends = np.stack([*(-(strands - shift) / spread), mid])  # with the mean, so that rounding keeps it in between
     return {
         "mid": np.clip(mid, -clip, clip),
         "low": np.clip(ends.min(0), -clip, clip),
@@ -89,9 +97,8 @@ def rank_alleles(
         seen = np.isfinite(stacked)
         total = np.where(seen, stacked, 0.0).sum(0) * model_weight
         frame[column] = np.where(seen.any(0), total / np.maximum(seen.sum(0), 1), np.nan)
-    frame["score"] = frame["consequence_weight"] + frame["model_term"]
-    frame["score_low"] += frame["consequence_weight"]
-    frame["score_high"] += frame["consequence_weight"]
+    for name, term in (("score", "model_term"), ("score_low", "score_low"), ("score_high", "score_high")):
+        frame[name] = frame["consequence_weight"] + frame[term].fillna(0.0)
     frame.loc[~scored, ["score", "score_low", "score_high", "model_term"]] = np.nan
     frame["rank_by_consequence"] = np.nan
     frame.loc[scored, "rank_by_consequence"] = frame.loc[scored, "consequence_weight"].rank(ascending=False)
@@ -118,7 +125,7 @@ def write_table(ranked: pd.DataFrame, tsv: Path, parquet: Path) -> None:
 INFO_HEADER = (
     '##INFO=<ID=SP_RANK,Number=A,Type=Integer,Description="Rank of the allele in the cohort, 1 is first">',
     '##INFO=<ID=SP_SCORE,Number=A,Type=Float,Description="Score that the ranking follows, higher comes first">',
-    '##INFO=<ID=SP_LLR,Number=A,Type=Float,Description="log p(alt) - log p(ref) by {model}, natural log, both strands">',
+    '##INFO=<ID=SP_LLR,Number=A,Type=Float,Description="ln p(alt) - ln p(ref) by {model}, mean of both strands">',
     '##INFO=<ID=SP_STATUS,Number=A,Type=String,Description="scored, or the reason why the allele was skipped">',
 )
 
@@ -135,7 +142,10 @@ def write_ranked_vcf(
     import pyarrow.parquet as pq
     import pysam
 
-    ranking = ranked.set_index("variant_id")[["rank", "score", "llr", "status", "reason"]]
+    columns = (ranked[name] for name in ("variant_id", "rank", "score", "llr", "status", "reason"))
+    ranking: dict[str, tuple] = {}
+    for variant_id, *row in zip(*columns, strict=True):
+        ranking.setdefault(variant_id, tuple(row))
     with pq.ParquetFile(records) as table:
         present = dict.fromkeys(
             name for batch in table.iter_batches(columns=["chrom"]) for name in batch["chrom"].unique().to_pylist()
@@ -151,7 +161,7 @@ def write_ranked_vcf(
                 for batch in table.iter_batches():
                     lines = []
                     for record in batch.to_pylist():
-                        rows = ranking.loc[record["variant_ids"]].itertuples(index=False, name=None)
+                        rows = [ranking[variant_id] for variant_id in record["variant_ids"]]
                         fields = [
                             record["chrom"],
                             str(record["pos"]),
@@ -159,7 +169,7 @@ def write_ranked_vcf(
                             record["ref"],
                             record["alts"],
                         ]
-                        lines.append("\t".join([*fields, ".", ".", info_field(list(rows), record["alts"])]) + "\n")
+                        lines.append("\t".join([*fields, ".", ".", info_field(rows, record["alts"])]) + "\n")
                     handle.write("".join(lines).encode())
             index = output.with_name(output.name + ".tbi")
             with written_whole(index) as partial_index:

@@ -7,6 +7,7 @@ everything else by AdamW; the learning rate is constant after a short warm-up an
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
@@ -23,6 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seqprior.bidirectional import BidirectionalConfig, BidirectionalConvLM
+from seqprior.errors import BadInput
+from seqprior.files import written_whole
 from seqprior.repeats import repeat_masks
 
 log = logging.getLogger(__name__)
@@ -77,7 +80,7 @@ class CropSampler:
     def __init__(self, genome: Mapping[str, np.ndarray], weights: Mapping[str, np.ndarray], length: int, seed: int):
         usable = [name for name in genome if len(genome[name]) >= length]
         if not usable:
-            raise ValueError(f"no training contig is as long as a crop of {length} bases; lower train.crop_length")
+            raise BadInput(f"no training contig is as long as a crop of {length} bases; lower train.crop_length")
         self.genome, self.weights, self.length, self.seed = genome, weights, length, seed
         self.names = usable
         starts = [len(genome[name]) - length + 1 for name in usable]
@@ -108,19 +111,19 @@ def leave_one_out_loss(model: BidirectionalConvLM, codes: Tensor, weights: Tenso
 
 @torch.inference_mode()
 def bits_per_base(model: BidirectionalConvLM, codes: np.ndarray, counted: np.ndarray, tile: int = 16384) -> float:
-    """Mean -log2 p(base | all others), strands averaged, over the counted positions of one contig."""
+    """Mean -log2 p(base | all others) over the counted positions of one contig, p from both strands' mean logits."""
     reach = model.config.reach
     device = model.embedding.device
     total, count = 0.0, 0
     for start in range(0, len(codes), tile):
         lower = max(0, start - reach)
         piece = torch.from_numpy(codes[lower : start + tile + reach].astype(np.int64))[None].to(device)
-        forward, reverse = (logits.log_softmax(-1)[0] for logits in model(piece))
+        forward, reverse = model(piece)
         inner = slice(start - lower, start - lower + min(tile, len(codes) - start))
         target = piece[0, inner]
         chosen = torch.from_numpy(counted[start : start + tile]).to(device) & (target < 4)
-        mean = (forward[inner] + reverse[inner]) / 2
-        picked = mean.gather(1, target.clamp(max=3)[:, None])[:, 0]
+        joint = ((forward[0, inner] + reverse[0, inner]) / 2).log_softmax(-1)
+        picked = joint.gather(1, target.clamp(max=3)[:, None])[:, 0]
         total -= picked[chosen].sum().item()
         count += int(chosen.sum())
     return total / count / math.log(2)
@@ -148,11 +151,13 @@ def average_gradients(model: torch.nn.Module) -> None:
         gradient.copy_(mean.view_as(gradient))
 
 
-def write_atomically(path: Path, write) -> None:
-    """Call `write(partial)` and rename the partial file to `path` once it is complete."""
-    partial = path.with_name(path.name + ".partial")
-    write(partial)
-    partial.replace(path)
+def fingerprint(genome: Mapping[str, np.ndarray], settings: TrainingSettings) -> str:
+    """Digest of all that decides the weights, so that a checkpoint is never continued under another recipe."""
+    decisive = {key: value for key, value in vars(settings).items() if key not in {"processes", "checkpoint_every"}}
+    digest = hashlib.sha256(json.dumps(decisive, default=list, sort_keys=True).encode())
+    for name, codes in genome.items():
+        digest.update(name.encode() + codes.tobytes())
+    return digest.hexdigest()
 
 
 def train_process(
@@ -182,8 +187,11 @@ def train_process(
     history: list[tuple] = []
     first, elapsed = 0, 0.0
     checkpoint = output / CHECKPOINT_FILE
-    if checkpoint.exists():
-        saved = torch.load(checkpoint, map_location=device, weights_only=True)
+    recipe = fingerprint(genome, settings)
+    saved = torch.load(checkpoint, map_location=device, weights_only=True) if checkpoint.exists() else {}
+    if saved and saved["recipe"] != recipe:
+        log.info("%s belongs to other data or settings; training starts anew", checkpoint)
+    elif saved:
         model.load_state_dict(saved["model"])
         for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)
@@ -220,11 +228,13 @@ def train_process(
             state = {
                 "model": model.state_dict(),
                 "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+                "recipe": recipe,
                 "step": done,
                 "seconds": row[2],
                 "history": history,
             }
-            write_atomically(checkpoint, lambda path, state=state: torch.save(state, path))
+            with written_whole(checkpoint) as partial:
+                torch.save(state, partial)
     if rank == 0:
         save_model(model, settings, history, output)
     if world > 1:
@@ -236,12 +246,14 @@ def save_model(model: BidirectionalConvLM, settings: TrainingSettings, history: 
     from safetensors.torch import save_file
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    write_atomically(output / WEIGHTS_FILE, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+    with written_whole(output / WEIGHTS_FILE) as partial:
+        save_file(tensors, partial, metadata={"format": "pt"})
     lines = ["\t".join(HISTORY_COLUMNS), *("\t".join(f"{value:.6g}" for value in row) for row in history)]
-    write_atomically(output / HISTORY_FILE, lambda path: path.write_text("\n".join(lines) + "\n"))
+    with written_whole(output / HISTORY_FILE) as partial:
+        partial.write_text("\n".join(lines) + "\n")
     recipe = {"architecture": "bidirectional-conv", "network": model.config.to_dict(), "training": vars(settings)}
-    text = json.dumps(recipe, indent=2, default=list) + "\n"
-    write_atomically(output / CONFIG_FILE, lambda path: path.write_text(text))
+    with written_whole(output / CONFIG_FILE) as partial:
+        partial.write_text(json.dumps(recipe, indent=2, default=list) + "\n")
 
 
 def train(genome: Mapping[str, np.ndarray], settings: TrainingSettings, output: Path) -> None:
@@ -251,14 +263,20 @@ def train(genome: Mapping[str, np.ndarray], settings: TrainingSettings, output: 
         genome: base codes uint8 per contig (A, C, G, T = 0..3, 4 otherwise).
 
     Raises:
-        ValueError: a held-out contig is not in the genome, or crops cannot be shared out evenly.
+        BadInput: a held-out contig is not in the genome, or crops cannot be shared out evenly.
     """
     missing = sorted({*settings.test, *settings.validation} - set(genome))
     if missing:
-        raise ValueError(f"held-out contigs {', '.join(missing)} are not in the reference; see train.test")
+        raise BadInput(
+            f"the reference has no contig {', '.join(missing)} to hold out; it has {', '.join(genome)}; "
+            f"see train.test and train.validation"
+        )
     world = 1 if torch.cuda.is_available() else settings.processes
     if settings.crops_per_step % world:
-        raise ValueError(f"train.crops_per_step {settings.crops_per_step} is no multiple of train.processes {world}")
+        raise BadInput(
+            f"train.crops_per_step is {settings.crops_per_step}, which {world} processes cannot share out evenly; "
+            f"make it a multiple of train.processes"
+        )
     output.mkdir(parents=True, exist_ok=True)
     if world == 1:
         train_process(0, 1, genome, settings, output)

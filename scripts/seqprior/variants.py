@@ -19,7 +19,7 @@ from seqprior.columns import VARIANTS, Reason, Status
 from seqprior.contigs import ContigNames
 from seqprior.errors import BadInput
 from seqprior.files import written_whole
-from seqprior.vcf import VcfFile, VcfHeader, VcfRecord
+from seqprior.vcf import VcfFile, VcfHeader, VcfRecord, annotation_by_allele
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class ReferenceSequence:
 
 
 def left_align(sequence: str, start: int, ref: str, alt: str) -> tuple[int, str, str]:
-    """Parsimonious, left-most form of an allele whose REF equals `sequence[start:start + len(ref)]` and differs from ALT.
+    """Parsimonious, left-most form of an allele whose REF is `sequence[start:start + len(ref)]` and differs from ALT.
 
     Args:
         sequence: the contig, upper-case.
@@ -57,26 +57,38 @@ def left_align(sequence: str, start: int, ref: str, alt: str) -> tuple[int, str,
     Returns:
         start, ref, alt. Both alleles keep at least one base; at a contig's first base the base after the event anchors.
     """
-    while ref[-1] == alt[-1]:
-        if len(ref) > 1 and len(alt) > 1:
-            ref, alt = ref[:-1], alt[:-1]
-        elif start > 0:
-            start -= 1
-            ref, alt = sequence[start] + ref[:-1], sequence[start] + alt[:-1]
-        else:
-            break
+    shorter = min(len(ref), len(alt))
     shared = 0
-    while len(ref) - shared > 1 and len(alt) - shared > 1 and ref[shared] == alt[shared]:
+    while shared < shorter and ref[-1 - shared] == alt[-1 - shared]:
         shared += 1
-    return start + shared, ref[shared:], alt[shared:]
+    ref, alt = ref[: len(ref) - shared], alt[: len(alt) - shared]
+    if ref and alt:
+        shared = 0
+        while shared < min(len(ref), len(alt)) - 1 and ref[shared] == alt[shared]:
+            shared += 1
+        return start + shared, ref[shared:], alt[shared:]
+    event = ref or alt  # deleted or inserted; it rolls over bases before it that equal its end
+    rolled = 0
+    while rolled < start and sequence[start - 1 - rolled] == event[-1 - rolled % len(event)]:
+        rolled += 1
+    turn = len(event) - rolled % len(event)
+    event, start = event[turn:] + event[:turn], start - rolled
+    ref, alt = (event, "") if ref else ("", event)
+    if start > 0:
+        anchor = sequence[start - 1]
+        return start - 1, anchor + ref, anchor + alt
+    anchor = sequence[len(ref)]
+    return 0, ref + anchor, alt + anchor
 
 
 def allele_reason(ref: str, alt: str) -> Reason | None:
     """Why REF and ALT, as written and upper-cased, cannot be an allele with a sequence; None if they can."""
     if alt == "*":
         return Reason.SPANNING_DELETION
-    if alt in ("", ".") or alt == ref:
+    if alt == "." or alt == ref:
         return Reason.NO_ALTERNATE_ALLELE
+    if not alt:
+        return Reason.MALFORMED_RECORD
     if alt[0] == "<" or alt[0] == "." or alt[-1] == "." or "[" in alt or "]" in alt:
         return Reason.SYMBOLIC_ALLELE
     if not _LETTERS.match(ref) or not _LETTERS.match(alt):
@@ -124,8 +136,12 @@ class AlleleReader:
         """Rows of `VARIANTS` (one per alternate allele) and the row of `RECORDS` (None if it cannot be written)."""
         self.summary.records += 1
         resolved = self.contig(record.chrom)
+        alts = record.alts or (".",)
+        annotations = [""] * len(alts)
+        if record.annotation:
+            annotations = annotation_by_allele(record.annotation, self.summary.annotations, record.ref, alts)
         alleles = []
-        for written in record.alts or (".",):
+        for written, annotation in zip(alts, annotations, strict=True):
             self.summary.alleles += 1
             ref, alt = record.ref.upper(), written.upper()
             chrom, start = resolved or record.chrom, record.start
@@ -134,20 +150,22 @@ class AlleleReader:
                 start, ref, alt = left_align(self.reference.contig(chrom), start, ref, alt)
                 if max(len(ref), len(alt)) > self.max_length:
                     reason = Reason.ALLELE_TOO_LONG
-            pos = None if start is None else start + 1
-            variant_id = (
-                f"{self.summary.path}:{record.line}" if start is None else "-".join((chrom, str(pos), ref, alt))
-            )
+            pos = input_pos = None
+            variant_id = f"{self.summary.path}:{record.line}"
+            if start is not None:
+                pos, input_pos = start + 1, record.start + 1
+                # A contig of the reference's name but another length is another contig: its alleles stay apart.
+                apart = f"{self.summary.path}:" if resolved is None and self.names.resolve(chrom) is not None else ""
+                variant_id = f"{apart}{chrom}-{pos}-{ref}-{alt}"
             status = Status.SCORED if reason is None else Status.SKIPPED
-            original = (self.summary.path, record.line, record.chrom, pos and record.start + 1, record.ref, written)
+            original = (self.summary.path, record.line, record.chrom, input_pos, record.ref, written)
             alleles.append(
-                (variant_id, chrom, pos, ref, alt, 1, status, reason or "", *original, record.id, record.annotation)
+                (variant_id, chrom, pos, ref, alt, 1, status, reason or "", *original, record.id, annotation)
             )
         if record.start is None or any(allele[7] == Reason.MALFORMED_RECORD for allele in alleles):
             return alleles, None
         identifiers = [allele[0] for allele in alleles]
-        alts = ",".join(record.alts) or "."
-        return alleles, (resolved or record.chrom, record.start + 1, record.id, record.ref, alts, identifiers)
+        return alleles, (resolved or record.chrom, record.start + 1, record.id, record.ref, ",".join(alts), identifiers)
 
     def _reason(self, record: VcfRecord, resolved: str | None, ref: str, alt: str) -> Reason | None:
         if record.start is None:
@@ -201,42 +219,52 @@ def check_assembly(path: Path, header: VcfHeader, names: ContigNames) -> None:
 
 
 class Spill:
-    """Rows of one table on disk in parts, read back contig by contig."""
+    """Rows of one table in an Arrow file on disk, each batch of one contig, so that a contig is read back alone."""
 
-    def __init__(self, folder: Path, schema) -> None:
-        self.folder, self.schema = folder, schema
-        self.rows: list[tuple] = []
-        self.parts = 0
-        self.contigs: dict[str, None] = {}
-        folder.mkdir(parents=True)
+    def __init__(self, path: Path, schema) -> None:
+        import pyarrow as pa
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path, self.schema = path, schema
+        self.batches: dict[str, list[int]] = {}
+        self._writer = pa.ipc.new_file(str(path), schema, options=pa.ipc.IpcWriteOptions(compression="zstd"))
+        self._contig = schema.get_field_index("chrom")
+        self._rows: list[tuple] = []
+        self._written = 0
 
     def add(self, row: tuple) -> None:
-        self.rows.append(row)
-        if len(self.rows) >= SPILL_ROWS:
-            self.flush()
+        self._rows.append(row)
+        if len(self._rows) >= SPILL_ROWS:
+            self._flush()
 
-    def flush(self) -> None:
+    def _flush(self) -> None:
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
-        if not self.rows:
-            return
-        columns = zip(*self.rows, strict=True)
-        arrays = [pa.array(column, type) for column, type in zip(columns, self.schema.types, strict=True)]
-        table = pa.Table.from_arrays(arrays, schema=self.schema)
-        for contig in table["chrom"].unique().to_pylist():
-            self.contigs[contig] = None
-        pq.write_table(table, self.folder / f"{self.parts:06d}.parquet", row_group_size=20_000)
-        self.parts += 1
-        self.rows = []
+        by_contig: dict[str, list[tuple]] = {}
+        for row in self._rows:
+            by_contig.setdefault(row[self._contig], []).append(row)
+        for contig, rows in by_contig.items():
+            columns = zip(*rows, strict=True)
+            arrays = [pa.array(column, type) for column, type in zip(columns, self.schema.types, strict=True)]
+            self._writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=self.schema))
+            self.batches.setdefault(contig, []).append(self._written)
+            self._written += 1
+        self._rows = []
 
-    def of_contig(self, name: str):
-        """All rows of one contig as a pandas frame, in input order."""
-        import pyarrow.compute as pc
-        import pyarrow.dataset as ds
+    def finish(self) -> None:
+        """End writing."""
+        self._flush()
+        self._writer.close()
 
-        files = sorted(self.folder.glob("*.parquet"))
-        return ds.dataset(files, schema=self.schema).to_table(filter=pc.field("chrom") == name).to_pandas()
+    def by_contig(self, order: Iterable[str]) -> Iterator:
+        """A pandas frame per contig that has rows, each in input order."""
+        import pyarrow as pa
+
+        with pa.OSFile(str(self.path)) as source, pa.ipc.open_file(source) as reader:
+            for name in order:
+                if name in self.batches:
+                    batches = [reader.get_batch(number) for number in self.batches[name]]
+                    yield pa.Table.from_batches(batches, schema=self.schema).to_pandas()
 
 
 def table_schemas():
@@ -250,11 +278,13 @@ def table_schemas():
 
 
 def collapse(rows):
-    """Unique alleles of one contig, sorted: equivalent and repeated inputs become one row with their count."""
-    keys = ["variant_id", "reason"]
-    counts = rows.groupby(keys, sort=False)["input_count"].sum()
-    unique = rows.drop_duplicates(keys).copy()
-    unique["input_count"] = counts.loc[list(unique[keys].itertuples(index=False, name=None))].to_numpy()
+    """Unique alleles of one contig, sorted: equivalent and repeated inputs become one row with their count.
+
+    The row kept is the first that the input annotates, or else the first.
+    """
+    rows["input_count"] = rows.groupby("variant_id")["input_count"].transform("sum")
+    rows = rows.sort_values("input_annotation", key=lambda annotation: annotation == "", kind="stable")
+    unique = rows.drop_duplicates("variant_id")
     return unique.sort_values(["pos", "ref", "alt", "variant_id"], kind="stable", na_position="last")
 
 
@@ -278,17 +308,17 @@ def normalise_variants(
     spill_folder = output / ".partial-spill"
     shutil.rmtree(spill_folder, ignore_errors=True)
     variant_schema, record_schema = table_schemas()
-    alleles = Spill(spill_folder / "variants", variant_schema)
-    records = Spill(spill_folder / "records", record_schema)
+    alleles = Spill(spill_folder / "variants.arrow", variant_schema)
+    records = Spill(spill_folder / "records.arrow", record_schema)
     reference = ReferenceSequence(fasta)
     try:
         readers = [
             read_file(path, names, reference, alleles, records, max_length, max_mismatch_share) for path in paths
         ]
-        alleles.flush()
-        records.flush()
-        order = [name for name in names.contigs if name in alleles.contigs]
-        order += sorted(name for name in alleles.contigs if name not in names.contigs)
+        alleles.finish()
+        records.finish()
+        order = [name for name in names.contigs if name in alleles.batches]
+        order += sorted(alleles.batches.keys() - names.contigs)
         counts = gather(alleles, order, output / "variants.parquet", collapse)
         gather(records, order, output / "records.parquet", unique_records)
     finally:
@@ -332,8 +362,8 @@ def gather(spill: Spill, order: list[str], path: Path, reduce) -> Counter:
 
     counts: Counter = Counter()
     with written_whole(path) as partial, pq.ParquetWriter(partial, spill.schema, compression="zstd") as writer:
-        for name in order:
-            frame = reduce(spill.of_contig(name))
+        for rows in spill.by_contig(order):
+            frame = reduce(rows)
             if "status" in frame:
                 grouped = frame.groupby(["status", "reason"])["input_count"]
                 for key, (unique, total) in grouped.agg(["size", "sum"]).iterrows():
@@ -370,11 +400,14 @@ def require_samples(samples: Iterable[tuple[str, str]]) -> None:
         BadInput: a sample stands twice, or its file has genotypes of other samples only.
     """
     seen: set[str] = set()
+    headers: dict[str, list[str]] = {}
     for sample, file in samples:
         if sample in seen:
             raise BadInput(f"sample {sample!r} stands twice in the sample sheet; give each sample one row")
         seen.add(sample)
-        present = VcfFile(Path(file)).header.samples
+        if file not in headers:
+            headers[file] = VcfFile(Path(file)).header.samples
+        present = headers[file]
         if present and sample not in present:
             raise BadInput(f"{file}: no sample {sample!r}; the file has {', '.join(present[:5])}; see the sample sheet")
 

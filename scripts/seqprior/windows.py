@@ -49,7 +49,7 @@ class Windows:
     _sites: list[tuple[int, int]] = field(default_factory=list)
 
     def add(self, contig: str, sequence: str, allele: tuple) -> None:
-        """Place one allele (the values of `columns.ALLELE`, pos 1-based). Alleles come sorted by contig and position."""
+        """Place one allele (values of `columns.ALLELE`, pos 1-based). Alleles come sorted by contig and position."""
         start, ref, alt = allele[2] - 1, allele[3], allele[4]
         size = self.facts.window
         longest = max(len(ref), len(alt))
@@ -81,7 +81,7 @@ class Windows:
     def _extend_tile(self, contig: str, sequence: str, start: int, allele: tuple) -> None:
         if self._sites and (
             contig != self._contig
-            or start - self._sites[-1][0] > self.facts.window
+            or not 0 <= start - self._sites[-1][0] <= self.facts.window
             or start - self._sites[0][0] > MAX_TILE - self.facts.window
         ):
             self.flush()
@@ -105,8 +105,12 @@ class Windows:
         import pyarrow.parquet as pq
 
         self.flush()
-        windows = pa.table({"window": pa.array(range(len(self.sequences)), pa.int64()), "sequence": self.sequences})
-        windows = windows.cast(pa.schema([("window", pa.int64()), ("sequence", pa.large_string())]))
+        windows = pa.table(
+            {
+                "window": pa.array(range(len(self.sequences)), pa.int64()),
+                "sequence": pa.array(self.sequences, pa.large_string()),
+            }
+        )
         kinds = {"pos": pa.int64(), "window": pa.int64(), "offset": pa.int64()}
         columns = list(zip(*self.alleles, strict=True)) or [()] * len(ALLELE_COLUMNS)
         alleles = pa.table(
@@ -123,7 +127,8 @@ class Windows:
 def alleles_in_order(variants: Path) -> Iterator[tuple]:
     """Alleles that reached a sequence, as tuples of `columns.ALLELE`."""
     for frame in scored_alleles(variants, ALLELE):
-        yield from frame.itertuples(index=False, name=None)
+        # A record without a position makes the whole column of its batch float.
+        yield from frame.astype({"pos": "int64"}).itertuples(index=False, name=None)
 
 
 def extract_windows(
