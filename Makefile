@@ -65,7 +65,7 @@ accuracy: .venv/requirements.stamp ## accuracy on the data that is there: benchm
 train: .venv/requirements.stamp ## train the embedded model anew, with the workflow's train target
 	$(IN_VENV) python -m snakemake --cores $(CORES) --rerun-incomplete train
 
-clean: ## remove .venv, caches and the demo's results; other cohorts and the score store stay
+clean: ## remove .venv, caches and the demo's results; other cohorts stay
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis results/demo
 	find scripts tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2> /dev/null || true
 

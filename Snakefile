@@ -8,7 +8,9 @@ from snakemake.utils import min_version, validate
 min_version("9.15")
 
 
-configfile: "config/config.yaml"
+if not workflow.overwrite_configfiles:  # the demo; what a user leaves out of an own config must not come from it
+
+    configfile: "config/config.yaml"
 
 
 include: "rules/common.smk"

@@ -130,7 +130,7 @@ def prepare(folder: Path, limit: int, bootstraps: int, seed: int) -> Study:
     training = [codes for name, codes in genome.items() if name not in (TEST, VALIDATION)]
     fitted = fit_markov(training, {VALIDATION: genome[VALIDATION]}, {VALIDATION: ~repeats[VALIDATION]}, max(ORDERS))
     strengths = ", ".join(f"{model.strength:g}" for model in fitted[1:])
-    print(f"Markov models: pseudo-counts {strengths} for orders 1 to {max(ORDERS)}, chosen on {VALIDATION}")
+    print(f"Markov models: pseudo-counts {strengths} for orders 1 to {max(ORDERS)}, chosen on {VALIDATION}", flush=True)
     facts, adapter = load_model(MODEL)
     study.scorers[MODEL] = ModelScorer(adapter, facts.window // 2, genome)
     for order in ORDERS:
@@ -537,6 +537,8 @@ def main() -> None:
     parser.add_argument("--markdown", action="store_true", help="print the model card's table instead")
     parser.add_argument("--card", type=Path, help="model card whose marked places are rewritten")
     args = parser.parse_args()
+    if args.limit and args.card:
+        parser.error("a model card wants figures of whole contigs; leave out --limit")
 
     import torch
 

@@ -38,7 +38,7 @@ def load_model(name: str):
 
 
 def marginals(adapter, reach: int, codes, start: int, end: int):
-    """Mean over strands of log p(base | all others) at positions [start, end) of a contig: float32 (end - start, 4).
+    """log p(base | all others), from both strands' mean logits, at [start, end) of a contig: float32 (end - start, 4).
 
     Exact for models that see `reach` bases either side and no more.
     """
@@ -52,7 +52,7 @@ def marginals(adapter, reach: int, codes, start: int, end: int):
             window = adapter.to_device(codes[lower : last + reach][None])
             offsets = torch.arange(first - lower, last - lower)
             strands = adapter.marginals(window, torch.zeros_like(offsets), offsets)
-            pieces.append(strands.mean(1).numpy())
+            pieces.append(strands.mean(1).log_softmax(-1).numpy())
     return np.concatenate(pieces)
 
 

@@ -58,7 +58,10 @@ def scored_by_seqprior(facts, adapter, genome: dict[str, str], alleles: list[tup
 
 
 def scored_naively(facts, adapter, genome: dict[str, str], alleles: list[tuple], batch: int) -> np.ndarray:
-    """Each allele on each strand in a window of its own: four forwards per substitution."""
+    """Each allele on each strand in a window of its own: four forwards per substitution.
+
+    A forward of this network always reads both strands; the answer for one is used, as with a model that reads one.
+    """
     import numpy as np
     import torch
 

@@ -13,7 +13,7 @@ def check(data, schema, what, described):
     try:
         validate(data, schema)
     except WorkflowError as error:
-        fault = error.args[-1]
+        fault = error.__context__  # the message alone also prints the schema
         if not hasattr(fault, "json_path"):
             raise
         where = fault.json_path.removeprefix("$").lstrip(".") or "top level"
@@ -33,12 +33,15 @@ GENES = f"{SHARED}/genes.gff3.gz" if config["reference"]["genes"] else []
 REGISTRY = config["models"]["registry"] or workflow.source_path("../config/models.yaml")
 SHARDS = [f"{number:04d}" for number in range(config["scoring"]["shards"])]
 
+# Where seqprior is a module of another workflow, that one's rules may make the input files.
+SEQPRIOR = os.path.dirname(workflow.current_basedir.get_path_or_uri(secret_free=True))
+STANDALONE = os.path.realpath(workflow.basedir) in map(os.path.realpath, (SEQPRIOR, f"{SEQPRIOR}/workflow"))
+
 
 def require_files(paths, where):
-    """Stop before any job if a local file is missing. Where seqprior is a module, other rules may make it."""
-    standalone = os.path.realpath(workflow.basedir) in map(os.path.realpath, (SEQPRIOR, f"{SEQPRIOR}/workflow"))
-    for path in filter(None, paths):
-        if standalone and "://" not in path and not os.path.isfile(path):
+    """Stop before any job if a local file is missing."""
+    for path in paths:
+        if STANDALONE and path is not None and "://" not in path and not os.path.isfile(path):
             raise WorkflowError(f"{where}: no file {path!r}; paths count from the working directory, {os.getcwd()}")
 
 

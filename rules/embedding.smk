@@ -17,15 +17,6 @@ rule score_variants:
     output:
         scores="{base}/shards/{model}/{shard}.parquet",
         stats="{base}/shards/{model}/{shard}.json",
-    params:
-        device=config["scoring"]["device"],
-        dtype=config["scoring"]["dtype"],
-        batch_tokens=config["scoring"]["batch_tokens"],
-        pseudo_likelihood=config["scoring"]["pseudo_likelihood"],
-        checkpoint=lambda wildcards, input: os.path.dirname(input.checkpoint[0]),
-        embeddings=lambda wildcards: (
-            "" if config["scoring"]["embeddings"] and wildcards.base != BACKGROUND else "--no-embeddings"
-        ),
     log:
         "logs/{base}/score_variants.{model}.{shard}.log",
     benchmark:
@@ -37,6 +28,15 @@ rule score_variants:
         mem_mb=4000,
         runtime=60,
         gpu=1 if config["scoring"]["device"] == "gpu" else 0,
+    params:
+        device=config["scoring"]["device"],
+        dtype=config["scoring"]["dtype"],
+        batch_tokens=config["scoring"]["batch_tokens"],
+        pseudo_likelihood=config["scoring"]["pseudo_likelihood"],
+        checkpoint=lambda wildcards, input: os.path.dirname(input.checkpoint[0]),
+        embeddings=lambda wildcards: (
+            "" if config["scoring"]["embeddings"] and wildcards.base != BACKGROUND else "--no-embeddings"
+        ),
     shell:
         "python {input.cli:q} --shard {input.shard:q} --registry {input.registry:q} --model {wildcards.model:q}"
         " --checkpoint {params.checkpoint:q} --device {params.device} --dtype {params.dtype} --batch-tokens {params.batch_tokens}"
@@ -47,9 +47,7 @@ rule score_variants:
 rule gather_scores:
     input:
         cli=script("gather_scores.py"),
-        lib=library(
-            "errors", "files", "columns", "contigs", "sequence", "vcf", "variants", "calibration", "scores"
-        ),
+        lib=library("errors", "files", "columns", "contigs", "sequence", "vcf", "variants", "calibration", "scores"),
         variants=rules.normalise_variants.output.variants,
         shards=[f"results/{COHORT}/shards/{{model}}/{shard}.parquet" for shard in SHARDS],
         calibration=f"{SHARED}/calibration/{{model}}",

@@ -15,8 +15,6 @@ rule draw_background:
     output:
         variants=f"{BACKGROUND}/variants.parquet",
         summary=f"{BACKGROUND}/variants.json",
-    params:
-        **{key: config["calibration"][key] for key in ("blocks", "block_length", "others", "seed")},
     log:
         f"logs/{REFERENCE}/draw_background.log",
     conda:
@@ -24,6 +22,8 @@ rule draw_background:
     resources:
         mem_mb=1000,
         runtime=15,
+    params:
+        **{key: config["calibration"][key] for key in ("blocks", "block_length", "others", "seed")},
     shell:
         "python {input.cli:q} --fasta {input.fasta:q} --blocks {params.blocks} --block-length {params.block_length}"
         " --others {params.others} --seed {params.seed} --output {output.variants:q} --summary {output.summary:q}"
@@ -39,8 +39,6 @@ rule calibrate_scores:
         fasta=FASTA,
     output:
         folder=directory(f"{SHARED}/calibration/{{model}}"),
-    params:
-        neutral=config["calibration"]["neutral"],
     log:
         f"logs/{REFERENCE}/calibrate_scores.{{model}}.log",
     conda:
@@ -48,6 +46,8 @@ rule calibrate_scores:
     resources:
         mem_mb=1000,
         runtime=15,
+    params:
+        neutral=config["calibration"]["neutral"],
     shell:
         "python {input.cli:q} --shards {input.shards:q} --consequences {input.consequences:q}"
         " --model {wildcards.model:q} --neutral {params.neutral:q} --fasta {input.fasta:q} --output {output.folder:q} 2>&1 | tee {log:q} >&2"
@@ -57,7 +57,16 @@ rule rank_variants:
     input:
         cli=script("rank_variants.py"),
         lib=library(
-            "errors", "files", "columns", "contigs", "sequence", "vcf", "variants", "calibration", "consequences",
+            "errors",
+            "files",
+            "columns",
+            "contigs",
+            "sequence",
+            "vcf",
+            "variants",
+            "calibration",
+            "genes",
+            "consequences",
             "prioritise",
         ),
         variants=rules.normalise_variants.output.variants,
@@ -71,9 +80,6 @@ rule rank_variants:
         parquet=f"results/{COHORT}/ranked.parquet",
         vcf=f"results/{COHORT}/ranked.vcf.gz",
         index=f"results/{COHORT}/ranked.vcf.gz.tbi",
-    params:
-        models=MODELS,
-        settings=json.dumps(config["prioritise"]),
     log:
         f"logs/{COHORT}/rank_variants.log",
     benchmark:
@@ -83,6 +89,9 @@ rule rank_variants:
     resources:
         mem_mb=4000,
         runtime=60,
+    params:
+        models=MODELS,
+        settings=json.dumps(config["prioritise"]),
     shell:
         "python {input.cli:q} --variants {input.variants:q} --records {input.records:q}"
         " --consequences {input.consequences:q} --models {params.models:q} --scores {input.scores:q}"

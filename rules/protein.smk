@@ -15,8 +15,6 @@ rule annotate_consequences:
         genes=GENES,
     output:
         table="{base}/consequences.parquet",
-    params:
-        source=config["consequences"]["source"],
     log:
         "logs/{base}/annotate_consequences.log",
     benchmark:
@@ -26,6 +24,8 @@ rule annotate_consequences:
     resources:
         mem_mb=2000,
         runtime=60,
+    params:
+        source=config["consequences"]["source"],
     shell:
         "python {input.cli:q} --variants {input.variants:q} --summary {input.summary:q} --fasta {input.fasta:q}"
         " --genes {input.genes:q} --source {params.source} --output {output.table:q} 2>&1 | tee {log:q} >&2"

@@ -20,9 +20,6 @@ rule prepare_reference:
         fai=f"{FASTA}.fai",
         gzi=f"{FASTA}.gzi",
         contigs=CONTIGS,
-    params:
-        source=lambda wildcards, input: input.fasta or FASTA_SOURCE,
-        sha256=config["reference"]["sha256"],
     log:
         f"logs/{REFERENCE}/prepare_reference.log",
     conda:
@@ -30,6 +27,9 @@ rule prepare_reference:
     resources:
         mem_mb=1000,
         runtime=60,
+    params:
+        source=lambda wildcards, input: input.fasta or FASTA_SOURCE,
+        sha256=config["reference"]["sha256"],
     shell:
         "python {input.cli:q} --fasta {params.source:q} --sha256 {params.sha256:q}"
         " --output {output.fasta:q} --contigs {output.contigs:q} 2>&1 | tee {log:q} >&2"

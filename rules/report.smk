@@ -19,9 +19,6 @@ rule record_run:
         stats=expand(rules.score_variants.output.stats, base=f"results/{COHORT}", model=MODELS, shard=SHARDS),
     output:
         run=f"results/{COHORT}/run.json",
-    params:
-        config=json.dumps(config),
-        models=MODELS,
     log:
         f"logs/{COHORT}/record_run.log",
     conda:
@@ -29,6 +26,9 @@ rule record_run:
     resources:
         mem_mb=1000,
         runtime=30,
+    params:
+        config=json.dumps(config),
+        models=MODELS,
     shell:
         "python {input.cli:q} --config {params.config:q} --inputs {input.files:q} --registry {input.registry:q}"
         " --models {params.models:q} --summary {input.summary:q} --ranked {input.ranked:q} --stats {input.stats:q}"
@@ -48,10 +48,6 @@ rule write_report:
         highlights=config["report"]["highlights"] or [],
     output:
         html=f"results/{COHORT}/report.html",
-    params:
-        top=config["report"]["top"],
-        template=subpath(input.template, parent=True),
-        calibration=[f"{SHARED}/calibration/{model}/calibration.json" for model in MODELS],
     log:
         f"logs/{COHORT}/write_report.log",
     conda:
@@ -59,6 +55,10 @@ rule write_report:
     resources:
         mem_mb=2000,
         runtime=15,
+    params:
+        top=config["report"]["top"],
+        template=subpath(input.template, parent=True),
+        calibration=[f"{SHARED}/calibration/{model}/calibration.json" for model in MODELS],
     shell:
         "python {input.cli:q} --run {input.run:q} --ranked {input.ranked:q} --variants-summary {input.summary:q}"
         " --highlights {input.highlights:q} --calibration {params.calibration:q} --output {output.html:q}"

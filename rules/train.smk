@@ -14,9 +14,6 @@ rule train_model:
         weights=f"{SHARED}/training/model.safetensors",
         config=f"{SHARED}/training/config.json",
         history=f"{SHARED}/training/training.tsv",
-    params:
-        settings=json.dumps(config["train"]),
-        folder=subpath(output.weights, parent=True),
     log:
         f"logs/{REFERENCE}/train_model.log",
     conda:
@@ -26,6 +23,9 @@ rule train_model:
         mem_mb=8000,
         runtime=600,
         gpu=1 if config["scoring"]["device"] == "gpu" else 0,
+    params:
+        settings=json.dumps(config["train"]),
+        folder=subpath(output.weights, parent=True),
     shell:
         "python {input.cli:q} --fasta {input.fasta:q} --settings {params.settings:q} --output {params.folder:q}"
         " 2>&1 | tee {log:q} >&2"

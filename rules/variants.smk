@@ -18,12 +18,6 @@ rule normalise_variants:
         variants=f"results/{COHORT}/variants.parquet",
         records=f"results/{COHORT}/records.parquet",
         summary=f"results/{COHORT}/variants.json",
-    params:
-        samples=[f"{sample}={vcf}" for sample, vcf in SAMPLES],
-        aliases=json.dumps(config["reference"]["aliases"]),
-        max_allele_length=config["scoring"]["max_allele_length"],
-        max_mismatch_share=config["reference"]["max_mismatch_share"],
-        folder=subpath(output.variants, parent=True),
     log:
         f"logs/{COHORT}/normalise_variants.log",
     benchmark:
@@ -33,6 +27,12 @@ rule normalise_variants:
     resources:
         mem_mb=2000,
         runtime=120,
+    params:
+        samples=[f"{sample}={vcf}" for sample, vcf in SAMPLES],
+        aliases=json.dumps(config["reference"]["aliases"]),
+        max_allele_length=config["scoring"]["max_allele_length"],
+        max_mismatch_share=config["reference"]["max_mismatch_share"],
+        folder=subpath(output.variants, parent=True),
     shell:
         "python {input.cli:q} --variants {input.variants:q} --samples {params.samples:q}"
         " --fasta {input.fasta:q} --contigs {input.contigs:q} --aliases {params.aliases:q}"

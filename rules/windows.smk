@@ -15,8 +15,6 @@ rule extract_windows:
         registry=REGISTRY,
     output:
         shards=[directory(f"{{base}}/windows/{{model}}/{shard}") for shard in SHARDS],
-    params:
-        max_unknown_share=config["scoring"]["max_unknown_share"],
     log:
         "logs/{base}/extract_windows.{model}.log",
     benchmark:
@@ -26,6 +24,8 @@ rule extract_windows:
     resources:
         mem_mb=2000,
         runtime=60,
+    params:
+        max_unknown_share=config["scoring"]["max_unknown_share"],
     shell:
         "python {input.cli:q} --variants {input.variants:q} --fasta {input.fasta:q} --registry {input.registry:q}"
         " --model {wildcards.model:q} --max-unknown-share {params.max_unknown_share}"

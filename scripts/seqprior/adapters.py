@@ -79,8 +79,13 @@ class BidirectionalAdapter(Adapter):
         self.network = network.to(device).eval()
 
     def marginals(self, codes: Tensor, rows: Tensor, offsets: Tensor) -> Tensor:
-        left, right = self.network.states(codes, self.dtype)
-        logits = self.network.strand_logits(left[rows, offsets], right[rows, offsets])
+        reach = self.network.config.reach
+        middles = codes.shape[1] == 2 * reach + 1 and bool((offsets == reach).all())
+        if middles and torch.equal(rows, torch.arange(len(codes), device=rows.device)):
+            left, right = self.network.site_states(codes, self.dtype)
+        else:
+            left, right = (states[rows, offsets] for states in self.network.states(codes, self.dtype))
+        logits = self.network.strand_logits(left, right)
         return torch.stack(logits, 1).log_softmax(-1)
 
     def pseudo_log_likelihoods(self, codes: Tensor, rows: int) -> Tensor:

@@ -82,9 +82,10 @@ def both_strands_left_to_right(model: MarkovModel, codes: np.ndarray) -> np.ndar
 
 
 def both_strands_leave_one_out(model: MarkovModel, codes: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """Mean over strands of `MarkovModel.leave_one_out`, in forward letters."""
+    """Mean over strands of `MarkovModel.leave_one_out` in forward letters, normalised to probabilities again."""
     reverse = model.leave_one_out(other_strand(codes), len(codes) - 1 - positions)[:, ::-1]
-    return (model.leave_one_out(codes, positions) + reverse) / 2
+    logs = (model.leave_one_out(codes, positions) + reverse) / 2
+    return logs - np.logaddexp.reduce(logs, axis=1, keepdims=True)
 
 
 def count_windows(contigs: Iterable[np.ndarray], length: int) -> np.ndarray:

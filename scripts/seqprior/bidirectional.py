@@ -22,7 +22,7 @@ PAD_CODE = 4  # N, unknown bases and everything beyond a contig's end
 
 @dataclass(frozen=True)
 class BidirectionalConfig:
-    """Shape of the network. `dilations` holds one entry per block; `head` is the hidden width of the joining network."""
+    """Shape of the network. `dilations` has one entry per block; `head` is the hidden width of the joining network."""
 
     width: int = 128
     kernel: int = 5

@@ -79,6 +79,7 @@ _SEVERITY_OF |= {term: _SEVERITY_OF[like] for term, like in _SAME_SEVERITY.items
 INTERGENIC = "intergenic_variant"
 NOT_ANNOTATED = "not_annotated"
 
+_LENGTH_CHANGE = {"feature_truncation", "feature_elongation"}
 # The short names that bcftools csq prints, http://samtools.github.io/bcftools/howtos/csq-calling.html
 _CSQ_TERMS = {
     "3_prime_utr": "3_prime_UTR_variant",
@@ -142,11 +143,6 @@ class Consequence:
         return min(_SEVERITY_OF.get(term, len(SEVERITY)) for term in self.term.split("&"))
 
 
-def sequence_ontology(term: str) -> str:
-    """The Sequence Ontology name of a term as bcftools csq writes it ('&' joins)."""
-    return "&".join(_CSQ_TERMS.get(part, part) for part in term.lstrip("*").split("&"))
-
-
 def most_severe_term(term: str) -> str:
     return min(term.split("&"), key=lambda part: _SEVERITY_OF.get(part, len(SEVERITY)))
 
@@ -198,14 +194,21 @@ def _range(letters: str, position: int) -> str:
 
 
 def parse_bcsq(value: str, source: str) -> list[Consequence]:
-    """Consequences of a BCSQ value; entries that point at another record ('@123') are left out."""
+    """Consequences of a BCSQ value; entries that point at another record ('@123') are left out.
+
+    csq says feature_truncation or feature_elongation of every allele that replaces bases by more or fewer, within
+    introns as well. The entry says more only where it comes with a change of residues.
+    """
     found = []
     for entry in value.split(","):
         if entry.startswith("@") or not entry:
             continue
         fields = (entry.split("|") + [""] * 7)[:7]
         term, gene, transcript, _, _, amino_acids, _ = fields
-        terms = sequence_ontology(term)
+        terms = [part for part in term.lstrip("*").split("&") if part not in _LENGTH_CHANGE]
+        if not terms:
+            terms = ["protein_altering_variant" if amino_acids else "sequence_variant"]
+        terms = "&".join(_CSQ_TERMS.get(part, part) for part in terms)
         found.append(Consequence(gene, transcript, terms, protein_hgvs(amino_acids, terms), source))
     return found
 
@@ -222,7 +225,7 @@ def parse_input_annotation(annotation: str, fields: dict[str, list[str]]) -> lis
         return parse_bcsq(value, "input:BCSQ")
     found = []
     for entry in value.split(","):
-        values = dict(zip(fields[tag], entry.split("|"), strict=False))
+        values = dict(zip(fields.get(tag, ()), entry.split("|"), strict=False))
         gene = values.get("symbol") or values.get("gene_name") or values.get("gene") or values.get("gene_id", "")
         transcript = values.get("feature") or values.get("feature_id", "")
         change = unquote(values.get("hgvsp") or values.get("hgvs.p") or "").rpartition(":")[2]
@@ -237,11 +240,9 @@ def most_severe(found: Iterable[Consequence], preference: dict[str, int]) -> Con
     return min(found, key=lambda item: (item.severity, preference.get(item.transcript, last)), default=None)
 
 
-def transcript_preference(genes: Path) -> dict[str, int]:
-    """Order of all transcripts of prepared gene models: MANE and canonical first, then longest CDS."""
-    from seqprior.genes import transcript_table
-
-    table = transcript_table(genes).sort_values(
+def transcript_preference(transcripts) -> dict[str, int]:
+    """Order of the transcripts of `genes.transcript_table`: MANE and canonical first, then longest CDS."""
+    table = transcripts.sort_values(
         ["preference", "cds_length", "transcript"], ascending=[True, False, True], kind="stable"
     )
     return {transcript: rank for rank, transcript in enumerate(table["transcript"])}
@@ -270,7 +271,11 @@ def annotate_consequences(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    preference = transcript_preference(genes) if genes else {}
+    from seqprior.genes import transcript_table
+
+    transcripts = transcript_table(genes) if genes else None
+    preference = transcript_preference(transcripts) if genes else {}
+    contigs = set(transcripts["chrom"]) if genes else set()  # csq refuses alleles on any other
     use_csq = genes is not None and source != "input"
     nothing_found = ("", "", INTERGENIC, "", "csq") if use_csq else ("", "", NOT_ANNOTATED, "", "")
     schema = pa.schema([(name, pa.string()) for name in CONSEQUENCES])
@@ -281,16 +286,16 @@ def annotate_consequences(
         written_whole(output) as partial,
         pq.ParquetWriter(partial, schema, compression="zstd") as writer,
     ):
-        answers = csq_answers(variants, fasta, genes, Path(folder)) if use_csq else iter(())
+        answers = csq_answers(variants, contigs, fasta, genes, Path(folder)) if use_csq else iter(())
         for frame in annotatable(variants):
             rows = []
             for allele in frame.itertuples(index=False):
                 found: list[Consequence] = []
-                if use_csq:
+                if use_csq and allele.chrom in contigs:
                     info = info_of(next(answers, ""), allele)
                     found = parse_bcsq(info.removeprefix("BCSQ="), "csq") if info != "." else []
                 if source != "csq" and allele.input_annotation:
-                    found = parse_input_annotation(allele.input_annotation, files[allele.input_file]) or found
+                    found = parse_input_annotation(allele.input_annotation, files.get(allele.input_file, {})) or found
                 best = most_severe(found, preference)
                 row = nothing_found
                 if best is not None:
@@ -305,10 +310,10 @@ def annotate_consequences(
     return total
 
 
-def csq_answers(variants: Path, fasta: Path, genes: Path, folder: Path) -> Iterator[str]:
-    """Lines of csq's VCF, one per allele in the order of `annotatable`; its files are left in `folder`."""
+def csq_answers(variants: Path, contigs: set[str], fasta: Path, genes: Path, folder: Path) -> Iterator[str]:
+    """Lines of csq's VCF, one per allele on `contigs` in the order of `annotatable`; files are left in `folder`."""
     sites, called = folder / "sites.vcf", folder / "csq.vcf"
-    write_sites(variants, fasta, sites)
+    write_sites(variants, contigs, fasta, sites)
     run_csq(sites, fasta, genes, called)
     with called.open() as lines:
         yield from (line for line in lines if not line.startswith("#"))
@@ -333,8 +338,8 @@ def annotatable(variants: Path):
             yield frame[(frame["status"] == Status.SCORED) | (frame["reason"] == Reason.ALLELE_TOO_LONG)]
 
 
-def write_sites(variants: Path, fasta: Path, path: Path) -> None:
-    """The annotatable alleles as a sites-only VCF, one record each."""
+def write_sites(variants: Path, contigs: set[str], fasta: Path, path: Path) -> None:
+    """The annotatable alleles on `contigs` as a sites-only VCF, one record each."""
     import pysam
 
     with pysam.FastaFile(str(fasta)) as reference, path.open("w") as vcf:
@@ -343,5 +348,6 @@ def write_sites(variants: Path, fasta: Path, path: Path) -> None:
             vcf.write(f"##contig=<ID={name},length={length}>\n")
         vcf.write("#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n")
         for frame in annotatable(variants):
+            frame = frame[frame["chrom"].isin(contigs)]
             for chrom, pos, ref, alt in frame[["chrom", "pos", "ref", "alt"]].itertuples(index=False, name=None):
                 vcf.write(f"{chrom}\t{int(pos)}\t.\t{ref}\t{alt}\t.\t.\t.\n")

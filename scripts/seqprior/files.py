@@ -12,7 +12,8 @@ from pathlib import Path
 
 from seqprior.errors import BadInput
 
-_BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
+# The empty block that ends every bgzip file (SAM specification, section 4.1.2).
+BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 
 
 @contextmanager
@@ -57,7 +58,7 @@ def require_bgzf_end(path: Path) -> None:
         if start[12:14] != b"BC":
             return
         handle.seek(-min(28, path.stat().st_size), os.SEEK_END)
-        if handle.read() != _BGZF_END:
+        if handle.read() != BGZF_END:
             raise BadInput(f"{path}: the end marker of block-gzip is missing, so the file was cut; copy it again")
 
 

@@ -25,8 +25,6 @@ log = logging.getLogger(__name__)
 BLOCK = 1 << 20
 TIMEOUT_SECONDS = 60
 HEADER = re.compile(rb"^>(\S*)[^\n]*\n", re.MULTILINE)
-# The empty block that ends every bgzip file (SAM specification, section 4.1.2).
-BGZIP_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 
 
 def prepare_fasta(source: str, sha256: str | None, output: Path) -> None:
@@ -104,8 +102,8 @@ def _is_clean_bgzip(path: Path, name: str) -> bool:
         head = handle.read(16)
         if head[:4] != b"\x1f\x8b\x08\x04" or head[12:16] != b"BC\x02\x00":
             return False
-        handle.seek(-min(len(BGZIP_END), path.stat().st_size), 2)
-        if handle.read() != BGZIP_END:
+        handle.seek(-min(len(files.BGZF_END), path.stat().st_size), 2)
+        if handle.read() != files.BGZF_END:
             raise BadInput(f"{name}: the bgzip data have no end marker; the file was cut short; copy the file again")
     with _content(path, name) as blocks:
         carriage_return = False

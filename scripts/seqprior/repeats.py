@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 REPEAT_LENGTH = 24
+UNKNOWN_KMER = np.uint64(2**64 - 1)  # stands for every k-mer with a letter other than A, C, G, T
 
 
 def canonical_kmers(codes: np.ndarray, k: int) -> np.ndarray:
@@ -31,7 +32,7 @@ def canonical_kmers(codes: np.ndarray, k: int) -> np.ndarray:
         reverse |= (np.uint64(3) - base) << np.uint64(2 * offset)
     canonical = np.minimum(forward, reverse)
     bad = np.convolve(codes > 3, np.ones(k, np.int64), mode="valid") > 0
-    canonical[bad] = np.uint64(2**64 - 1)
+    canonical[bad] = UNKNOWN_KMER
     return canonical
 
 
@@ -40,6 +41,7 @@ def repeat_masks(genome: Mapping[str, np.ndarray], k: int = REPEAT_LENGTH) -> di
     kmers = {name: canonical_kmers(codes, k) for name, codes in genome.items()}
     pooled = np.sort(np.concatenate(list(kmers.values())))
     repeated = np.unique(pooled[1:][pooled[1:] == pooled[:-1]])
+    repeated = repeated[repeated != UNKNOWN_KMER]
     masks = {}
     for name, codes in genome.items():
         starts = np.isin(kmers[name], repeated, kind="sort")

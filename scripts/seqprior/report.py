@@ -573,7 +573,7 @@ def methods_text(run: Mapping[str, Any]) -> str:
         )
     score = (
         "Each allele was scored in a window of the reference sequence around it, as long as the model's context "
-        "allows and moved or padded at contig ends"
+        "allows and padded at contig ends"
         + (f", by {listed(described)}" if described else "")
         + ". The score of an allele is the log-likelihood ratio llr = log p(alt) - log p(ref), natural logarithm: the "
         "lower, the more surprising the change. "

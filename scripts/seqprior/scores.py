@@ -44,8 +44,8 @@ def gather_scores(variants: Path, shards: Sequence[Path], calibration: Calibrati
             joined = pd.concat([scores, frame[~kept]]).sort_index().reindex(columns=list(SCORES))
             joined["method"] = joined["method"].fillna("")
             writer.write_table(pa.Table.from_pandas(joined, schema=schema, preserve_index=False))
-    if waiting.take(1).shape[0]:
-        raise AssertionError(f"the score shards hold more alleles than {variants}")
+        if len(waiting.take(1)):
+            raise AssertionError(f"the score shards hold more alleles than {variants}")
 
 
 class _Rows:

@@ -79,8 +79,6 @@ class CropSampler:
 
     def __init__(self, genome: Mapping[str, np.ndarray], weights: Mapping[str, np.ndarray], length: int, seed: int):
         usable = [name for name in genome if len(genome[name]) >= length]
-        if not usable:
-            raise BadInput(f"no training contig is as long as a crop of {length} bases; lower train.crop_length")
         self.genome, self.weights, self.length, self.seed = genome, weights, length, seed
         self.names = usable
         starts = [len(genome[name]) - length + 1 for name in usable]
@@ -161,12 +159,12 @@ def fingerprint(genome: Mapping[str, np.ndarray], settings: TrainingSettings) ->
 
 
 def train_process(
-    rank: int, world: int, genome: Mapping[str, np.ndarray], settings: TrainingSettings, output: Path
+    rank: int, world: int, genome: Mapping[str, np.ndarray], settings: TrainingSettings, output: Path, place: str
 ) -> None:
     """One of `world` data-parallel training processes; rank 0 validates, logs and saves."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.manual_seed(settings.seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda" if place == "gpu" else "cpu")
     if device.type == "cpu":
         torch.set_num_threads(1)
     if world > 1:
@@ -256,7 +254,7 @@ def save_model(model: BidirectionalConvLM, settings: TrainingSettings, history: 
         partial.write_text(json.dumps(recipe, indent=2, default=list) + "\n")
 
 
-def train(genome: Mapping[str, np.ndarray], settings: TrainingSettings, output: Path) -> None:
+def train(genome: Mapping[str, np.ndarray], settings: TrainingSettings, output: Path, device: str = "cpu") -> None:
     """Train and leave `model.safetensors`, `config.json` and `training.tsv` in `output`.
 
     Args:
@@ -271,7 +269,14 @@ def train(genome: Mapping[str, np.ndarray], settings: TrainingSettings, output: 
             f"the reference has no contig {', '.join(missing)} to hold out; it has {', '.join(genome)}; "
             f"see train.test and train.validation"
         )
-    world = 1 if torch.cuda.is_available() else settings.processes
+    if device == "gpu" and not torch.cuda.is_available():
+        raise BadInput("scoring.device is gpu but this machine shows none; give the job a GPU or set it to cpu")
+    held_out = {*settings.test, *settings.validation, *settings.exclude}
+    if all(len(codes) < settings.crop_length for name, codes in genome.items() if name not in held_out):
+        raise BadInput(
+            f"no training contig is as long as a crop of {settings.crop_length} bases; lower train.crop_length"
+        )
+    world = 1 if device == "gpu" else settings.processes
     if settings.crops_per_step % world:
         raise BadInput(
             f"train.crops_per_step is {settings.crops_per_step}, which {world} processes cannot share out evenly; "
@@ -279,9 +284,9 @@ def train(genome: Mapping[str, np.ndarray], settings: TrainingSettings, output: 
         )
     output.mkdir(parents=True, exist_ok=True)
     if world == 1:
-        train_process(0, 1, genome, settings, output)
+        train_process(0, 1, genome, settings, output, device)
         return
     (output / "rendezvous").unlink(missing_ok=True)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    torch.multiprocessing.spawn(train_process, (world, dict(genome), settings, output), nprocs=world)
+    torch.multiprocessing.spawn(train_process, (world, dict(genome), settings, output, device), nprocs=world)
     (output / "rendezvous").unlink(missing_ok=True)

@@ -17,6 +17,7 @@ from seqprior.models import ModelFacts
 from seqprior.variants import ReferenceSequence, scored_alleles
 
 MAX_TILE = 8192  # bases of a shared window; bounds the memory of one row
+SITE_BASES = 48  # bases of a shared window that cost as much as one site in a window of its own (measured on a CPU)
 
 ALLELE_COLUMNS = (*ALLELE, "window", "offset", "status", "reason")
 
@@ -81,7 +82,7 @@ class Windows:
     def _extend_tile(self, contig: str, sequence: str, start: int, allele: tuple) -> None:
         if self._sites and (
             contig != self._contig
-            or not 0 <= start - self._sites[-1][0] <= self.facts.window
+            or not 0 <= start - self._sites[-1][0] <= SITE_BASES
             or start - self._sites[0][0] > MAX_TILE - self.facts.window
         ):
             self.flush()
@@ -89,14 +90,20 @@ class Windows:
         self._sites.append((start, len(self.alleles)))
 
     def flush(self) -> None:
-        """Close the shared window that is still open."""
+        """Place the sites that wait: in one shared window if they lie densely enough, else each in its own."""
         if not self._sites:
             return
         reach = self.facts.window // 2
-        first, last = self._sites[0][0] - reach, self._sites[-1][0] + reach + 1
-        number = self._number(padded(self._sequence, first, last))
+        first, last = self._sites[0][0], self._sites[-1][0]
+        distinct = len({start for start, _ in self._sites})
+        shared = last - first + self.facts.window < distinct * SITE_BASES
+        cut = None
         for start, row in self._sites:
-            self.alleles[row] = (*self.alleles[row], number, start - first, str(Status.SCORED), "")
+            ends = (first, last) if shared else (start, start)
+            if ends != cut:
+                number = self._number(padded(self._sequence, ends[0] - reach, ends[1] + reach + 1))
+                cut = ends
+            self.alleles[row] = (*self.alleles[row], number, start - ends[0] + reach, str(Status.SCORED), "")
         self._sites = []
 
     def write(self, path: Path) -> None:

@@ -118,7 +118,9 @@ def test_both_strands_give_the_same_answer(models):
     codes = encode(random_bases(7, 60, unknown=1))
     positions = np.arange(60)
     other = both_strands_leave_one_out(models[ORDER], other_strand(codes), positions)[::-1, ::-1]
-    assert np.allclose(both_strands_leave_one_out(models[ORDER], codes, positions), other, atol=1e-5)
+    logs = both_strands_leave_one_out(models[ORDER], codes, positions)
+    assert np.allclose(logs, other, atol=1e-5)
+    assert np.allclose(np.exp(logs).sum(1), 1, atol=1e-5)
     reverse = both_strands_left_to_right(models[ORDER], other_strand(codes))[::-1]
     assert np.allclose(both_strands_left_to_right(models[ORDER], codes), reverse, atol=1e-5, equal_nan=True)
 

@@ -12,6 +12,15 @@ CONFIG = BidirectionalConfig(width=6, kernel=3, dilations=(1, 2, 4), head=5)
 REACH = 15  # 1 + 2 * (1 + 2 + 4)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Tiny networks only lose time to several threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def random_network(seed: int = 0, config: BidirectionalConfig = CONFIG) -> BidirectionalConvLM:
     """A network whose every parameter matters: those that start at zero are drawn too."""
     torch.manual_seed(seed)
@@ -104,6 +113,25 @@ def test_a_window_of_the_reach_gives_the_answer_of_the_whole_sequence():
         for at in (REACH, 77, 199 - REACH):
             own = torch.stack(network(codes[:, at - REACH : at + REACH + 1]), -1)
             torch.testing.assert_close(own[0, REACH], whole[0, at], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dilations", [(1,), (1, 2, 4), (1, 3, 3, 12), (1, 1, 5)])
+@pytest.mark.parametrize("kernel", [2, 3])
+def test_the_pyramid_gives_the_states_of_the_middle_base(dilations, kernel):
+    network = random_network(1, BidirectionalConfig(width=6, kernel=kernel, dilations=dilations, head=5))
+    reach = network.config.reach
+    codes = random_codes(3, 2 * reach + 1, unknown=0.1)
+    codes[1, : reach + 2] = PAD_CODE  # the left end of a contig
+    codes[2, reach + 1 :] = PAD_CODE
+    with torch.no_grad():
+        for whole, site in zip(network.states(codes), network.site_states(codes), strict=True):
+            torch.testing.assert_close(site, whole[:, reach], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dilations", [(2, 4), (1, 2, 3), (1, 4, 2)])
+def test_dilations_that_do_not_divide_each_other_are_refused(dilations):
+    with pytest.raises(ValueError, match="must start with 1 and each divide the next"):
+        BidirectionalConfig(dilations=dilations)
 
 
 def test_unknown_bases_read_like_the_end_of_the_sequence():

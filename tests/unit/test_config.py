@@ -161,7 +161,7 @@ def test_the_development_data_of_an_example_exist(shared_data, name):
     ("change", "sentence"),
     [
         ({"colour": "blue"}, "config, top level: Additional properties are not allowed ('colour' was unexpected)"),
-        ({"scoring": {"dtyp": "auto"}}, "config, scoring: Additional properties are not allowed ('dtyp' was unexpected)"),
+        ({"scoring": {"dtyp": 1}}, "config, scoring: Additional properties are not allowed ('dtyp' was unexpected)"),
         ({"models": {"dna": "yeast-mini"}}, "config, models.dna: 'yeast-mini' is not of type 'array'"),
         ({"scoring": {"shards": 0}}, "config, scoring.shards: 0 is less than the minimum of 1"),
         ({"reference": {"name": "mine"}}, "config, reference: 'fasta' is a required property"),

@@ -35,7 +35,6 @@ def test_masks_equal_a_search_by_hand(genome, k):
     assert {name: mask.tolist() for name, mask in found.items()} == masks_by_hand(genome, k)
 
 
-@pytest.mark.xfail(reason="windows with N count as repeats of one another", strict=True)
 @pytest.mark.parametrize(
     "genome",
     [

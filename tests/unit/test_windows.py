@@ -112,6 +112,23 @@ def test_tiles_hold_every_base_within_reach_of_each_of_their_sites(seed):
     assert sum(map(len, part.sequences)) < sum(map(len, expected))
 
 
+def test_dense_sites_share_a_window_and_sparse_ones_have_their_own():
+    window, sequence = 401, random_bases(6000, 11)
+    dense, sparse, pair = range(500, 900, 10), range(2000, 3000, 100), (4000, 4010)
+    part = Windows(facts(window, "bidirectional"), 1.0)
+    for start in (*dense, *sparse, *pair):
+        for _ in range(2):  # a second allele at a site costs nothing and must not count as a site
+            part.add("c", sequence, snv("c", sequence, start))
+    part.flush()
+    placed = {allele[2] - 1: (allele[5], allele[6]) for allele in part.alleles}
+    for start, (number, offset) in placed.items():
+        assert part.sequences[number][offset - 200 : offset + 201] == sequence[start - 200 : start + 201]
+    assert len({placed[start][0] for start in dense}) == 1
+    for start in (*sparse, *pair):
+        assert len(part.sequences[placed[start][0]]) == window and placed[start][1] == window // 2
+    assert len(part.sequences) == 1 + len(sparse) + len(pair)
+
+
 def test_tiles_stay_below_their_largest_size_and_never_cross_contigs():
     sequence = random_bases(3 * MAX_TILE, 7)
     part = Windows(facts(31, "bidirectional"), 1.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,11 @@ def fresh(untouched, tmp_path: Path) -> Project:
 
 
 @pytest.fixture
-def done(completed, tmp_path: Path) -> Project:
-    """A copy of the project that has run."""
-    return completed.copy(tmp_path / "project")
+def done(completed) -> Iterator[Project]:
+    """The project that has run, in its place, since Snakemake knows scripts by their absolute path; restored after."""
+    pristine = completed.folder.with_name("pristine")
+    if not pristine.exists():
+        shutil.copytree(completed.folder, pristine, symlinks=True)
+    yield Project(completed.folder)
+    shutil.rmtree(completed.folder)
+    shutil.copytree(pristine, completed.folder, symlinks=True)

@@ -206,7 +206,8 @@ def allele_rows(genome: dict[str, str]) -> list[str]:
             if number % 9 == 7:
                 ref, alt = bases[start : start + 4], ref
             rows.append(f"{contig}\t{start + 1}\tv{number}\t{ref}\t{alt}")
-    wrong = "A" if bases[9_499] != "A" else "C"
-    rows.append(f"chr2\t19501\tmismatch\t{'ACGT'[('ACGT'.index(bases[19_500]) + 1) % 4]}\t{bases[19_500]}{wrong}")
-    rows += [f"chr2\t{pos}\t.\t{bases[pos - 1]}\t{alt}" for pos, alt in ((19_601, "<DEL>"), (19_611, "*"), (19_621, "N"))]
+    mismatch = reverse_complement(bases[19_500])
+    rows.append(f"chr2\t19501\t.\t{mismatch}\t{mismatch}A")
+    skipped = {19_601: "<DEL>", 19_611: "*", 19_621: "N"}
+    rows += [f"chr2\t{pos}\t.\t{bases[pos - 1]}\t{alt}" for pos, alt in skipped.items()]
     return [*rows, "chrNone\t5\t.\tA\tC"]
