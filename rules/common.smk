@@ -40,8 +40,10 @@ STANDALONE = os.path.realpath(workflow.basedir) in map(os.path.realpath, (SEQPRI
 
 def require_files(paths, where):
     """Stop before any job if a local file is missing."""
-    for path in paths:
-        if STANDALONE and path is not None and "://" not in path and not os.path.isfile(path):
+    for path in filter(None, paths):
+        if "{" in path:
+            raise WorkflowError(f"{where}: {path!r} holds a brace, which Snakemake reads as a wildcard; rename the file")
+        if STANDALONE and "://" not in path and not os.path.isfile(path):
             raise WorkflowError(f"{where}: no file {path!r}; paths count from the working directory, {os.getcwd()}")
 
 
@@ -58,6 +60,8 @@ def read_samples(path):
     for number, row in enumerate(rows, 2):
         if not row["sample"] or not row["vcf"]:
             raise WorkflowError(f"{path}, line {number}: sample or vcf is empty; expected tab-separated sample, vcf")
+        if "=" in row["sample"]:
+            raise WorkflowError(f"{path}, line {number}: sample {row['sample']!r} holds '='; list its file as variants")
         require_files([row["vcf"]], f"{path}, line {number}")
     return [(row["sample"], row["vcf"]) for row in rows]
 
@@ -92,7 +96,11 @@ def library(*names):
 def read_models(path):
     """Entries of the model registry by name."""
     with open(path) as registry:
-        entries = yaml.safe_load(registry)
+        try:
+            entries = yaml.safe_load(registry)
+        except yaml.YAMLError as error:
+            raise WorkflowError(f"{path}: expected a model registry in YAML ({error})")
+    entries = entries if isinstance(entries, dict) else {}
     check(entries, "../schemas/models.schema.yaml", "model registry", "schemas/models.schema.yaml")
     for name in MODELS:
         if name not in entries["models"]:

@@ -77,6 +77,7 @@ class BidirectionalAdapter(Adapter):
     def __init__(self, network: BidirectionalConvLM, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(device, dtype)
         self.network = network.to(device).eval()
+        self.network.tabulate(dtype)
 
     def marginals(self, codes: Tensor, rows: Tensor, offsets: Tensor) -> Tensor:
         reach = self.network.config.reach

@@ -94,11 +94,16 @@ class BidirectionalConvLM(nn.Module):
         self.join_bias = nn.Parameter(torch.zeros(config.head))
         self.readout = nn.Parameter(torch.zeros(4, config.head))
         self.readout_bias = nn.Parameter(torch.zeros(4))
+        self._tables: dict[torch.dtype, Tensor] = {}
 
     def tower(self, codes: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """States of the prefix that ends before each position: codes (B, L) int64 to (B, L, C)."""
-        states = self._embedded(F.pad(codes[:, :-1], (1, 0), value=PAD_CODE), dtype)
-        for block in self.blocks:
+        before = F.pad(codes[:, :-1], (1, 0), value=PAD_CODE)
+        if dtype in self._tables:
+            states = self._tabulated(F.pad(before, (self.config.kernel - 1, 0), value=PAD_CODE), 1, dtype)
+        else:
+            states = self.blocks[0](self._embedded(before, dtype))
+        for block in self.blocks[1:]:
             states = block(states)
         return F.rms_norm(states, (states.shape[-1],), self.scale.to(dtype), 1e-5)
 
@@ -108,11 +113,32 @@ class BidirectionalConvLM(nn.Module):
         Block i is read only every `dilations[i + 1]` bases back from the end, so it is computed only there: the tower
         becomes a pyramid of strided convolutions, the same numbers for a fraction of the work.
         """
-        states = self._embedded(codes, dtype)
         steps = self.config.dilations
-        for block, dilation, following in zip(self.blocks, steps, (*steps[1:], steps[-1]), strict=True):
-            states = block.thinned(states, following // dilation)
+        strides = [later // earlier for earlier, later in zip(steps, (*steps[1:], steps[-1]), strict=True)]
+        if dtype in self._tables:
+            states = self._tabulated(codes, strides[0], dtype)
+        else:
+            states = self.blocks[0].thinned(self._embedded(codes, dtype), strides[0])
+        for block, stride in zip(self.blocks[1:], strides[1:], strict=True):
+            states = block.thinned(states, stride)
         return F.rms_norm(states[:, -1], (states.shape[-1],), self.scale.to(dtype), 1e-5)
+
+    def tabulate(self, dtype: torch.dtype) -> None:
+        """From now on look the first block up instead of computing it: it sees one k-mer, and there are few of those.
+
+        For inference alone: the table does not follow a change of the weights.
+        """
+        letters = torch.arange(PAD_CODE + 1, device=self.embedding.device)
+        kmers = torch.cartesian_prod(*[letters] * self.config.kernel).view(-1, self.config.kernel)
+        with torch.inference_mode():
+            self._tables[dtype] = self.blocks[0].thinned(self._embedded(kmers, dtype), 1)[:, 0].clone()
+
+    def _tabulated(self, codes: Tensor, stride: int, dtype: torch.dtype) -> Tensor:
+        """Output of the first block for the k-mers that end at every `stride`-th position up to the last."""
+        kernel = self.config.kernel
+        ends = codes.shape[1] - kernel + 1
+        numbers = sum(codes[:, i : i + ends : stride] * (PAD_CODE + 1) ** (kernel - 1 - i) for i in range(kernel))
+        return F.embedding(numbers, self._tables[dtype])
 
     def _embedded(self, codes: Tensor, dtype: torch.dtype) -> Tensor:
         table = F.pad(self.embedding, (0, 0, 0, 1)).to(dtype)  # the row of N is zero

@@ -17,7 +17,7 @@ from seqprior.models import ModelFacts
 from seqprior.variants import ReferenceSequence, scored_alleles
 
 MAX_TILE = 8192  # bases of a shared window; bounds the memory of one row
-SITE_BASES = 48  # bases of a shared window that cost as much as one site in a window of its own (measured on a CPU)
+SITE_BASES = 32  # bases of a shared window that cost as much as one site in a window of its own (measured on a CPU)
 
 ALLELE_COLUMNS = (*ALLELE, "window", "offset", "status", "reason")
 

@@ -169,3 +169,16 @@ def test_a_new_network_predicts_every_base_alike():
     with torch.no_grad():
         forward, reverse = BidirectionalConvLM(CONFIG)(random_codes(1, 20))
     assert forward.abs().max() == reverse.abs().max() == 0
+
+
+@pytest.mark.parametrize(("kernel", "dilations"), [(5, (1, 2, 4)), (3, (1, 3, 6)), (5, (1, 1, 2)), (2, (1, 4))])
+def test_first_block_from_the_table_equals_the_computed_one(kernel, dilations):
+    config = BidirectionalConfig(width=8, kernel=kernel, dilations=dilations, head=16)
+    network = random_network(3, config)
+    codes = torch.randint(0, 5, (3, 2 * config.reach + 1))
+    with torch.inference_mode():
+        computed = (*network.states(codes), *network.site_states(codes))
+        network.tabulate(torch.float32)
+        looked_up = (*network.states(codes), *network.site_states(codes))
+    for before, after in zip(computed, looked_up, strict=True):
+        torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-4)

@@ -63,6 +63,10 @@ CONFIG_FAULTS = {
         "config: neither samples nor variants names a file; name at least one VCF or BCF file",
     ),
     "a missing VCF": ({"variants": ["no.vcf"]}, f"config, variants: no file 'no.vcf'; {HERE}"),
+    "a VCF with a brace": (
+        {"variants": ["data/{a}.vcf"]},
+        "config, variants: 'data/{{a}}.vcf' holds a brace, which Snakemake reads as a wildcard; rename the file",
+    ),
     "a missing sheet": ({"samples": "no.tsv"}, f"config, samples: no file 'no.tsv'; {HERE}"),
     "a missing FASTA": (
         {"reference": {"name": "r", "fasta": "no.fa"}},
@@ -103,6 +107,10 @@ SHEETS = {
         "sample\tvcf\ns1\tdata/samples.vcf\ns2\t\n",
         "line 3: sample or vcf is empty; expected tab-separated sample, vcf",
     ),
+    "with a sample name that cannot be passed on": (
+        "sample\tvcf\na=b\tdata/samples.vcf\n",
+        "line 2: sample 'a=b' holds '='; list its file as variants",
+    ),
     "with a file that is not there": ("sample\tvcf\ns1\tno.vcf\n", f"line 2: no file 'no.vcf'; {HERE}"),
 }
 
@@ -129,6 +137,19 @@ def test_a_registry_with_an_unknown_field_is_refused(project):
     project.config["models"] = {"dna": ["tiny"], "registry": "own.yaml"}
     sentence = "model registry, models.tiny: Additional properties are not allowed ('colour' was unexpected); "
     assert f"{sentence}schemas/models.schema.yaml describes every key" in refusal(project)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("- a list\n", "model registry, top level: 'models' is a required property; "),
+        ("models: [\n", "own.yaml: expected a model registry in YAML ("),
+    ],
+)
+def test_what_is_no_registry_is_refused(project, text, sentence):
+    (project.folder / "own.yaml").write_text(text)
+    project.config["models"] = {"dna": ["tiny"], "registry": "own.yaml"}
+    assert sentence in refusal(project)
 
 
 def test_a_vcf_that_another_rule_makes_may_be_absent_where_seqprior_is_a_module(untouched, tmp_path: Path):
