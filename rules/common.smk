@@ -42,7 +42,9 @@ def require_files(paths, where):
     """Stop before any job if a local file is missing."""
     for path in filter(None, paths):
         if "{" in path:
-            raise WorkflowError(f"{where}: {path!r} holds a brace, which Snakemake reads as a wildcard; rename the file")
+            raise WorkflowError(
+                f"{where}: {path!r} holds a brace, which Snakemake reads as a wildcard; rename the file"
+            )
         if STANDALONE and "://" not in path and not os.path.isfile(path):
             raise WorkflowError(f"{where}: no file {path!r}; paths count from the working directory, {os.getcwd()}")
 
@@ -112,7 +114,7 @@ def read_models(path):
 def checkpoint_files(folder):
     """Files of a checkpoint; folders of the shipped registry count from seqprior's own folder."""
     names = ("model.safetensors", "config.json")
-    shipped = config["models"]["registry"] is None
+    shipped = not config["models"]["registry"]
     return [workflow.source_path(f"../{folder}/{name}") if shipped else os.path.join(folder, name) for name in names]
 
 

@@ -25,7 +25,8 @@ rule annotate_consequences:
         mem_mb=2000,
         runtime=60,
     params:
-        source=config["consequences"]["source"],
+        # the background comes from no file, so nothing but csq can say what is neutral in it
+        source=lambda wildcards: "csq" if wildcards.base == BACKGROUND else config["consequences"]["source"],
     shell:
         "python {input.cli:q} --variants {input.variants:q} --summary {input.summary:q} --fasta {input.fasta:q}"
         " --genes {input.genes:q} --source {params.source} --output {output.table:q} 2>&1 | tee {log:q} >&2"

@@ -51,6 +51,8 @@ rule prepare_genes:
     resources:
         mem_mb=2000,
         runtime=30,
+    params:
+        aliases=json.dumps(config["reference"]["aliases"]),
     shell:
         "python {input.cli:q} --genes {input.genes:q} --contigs {input.contigs:q}"
-        " --output {output.genes:q} 2>&1 | tee {log:q} >&2"
+        " --aliases {params.aliases:q} --output {output.genes:q} 2>&1 | tee {log:q} >&2"

@@ -25,7 +25,8 @@ rule train_model:
         gpu=1 if config["scoring"]["device"] == "gpu" else 0,
     params:
         settings=json.dumps(config["train"]),
+        device=config["scoring"]["device"],
         folder=subpath(output.weights, parent=True),
     shell:
-        "python {input.cli:q} --fasta {input.fasta:q} --settings {params.settings:q} --output {params.folder:q}"
+        "python {input.cli:q} --fasta {input.fasta:q} --settings {params.settings:q} --device {params.device} --output {params.folder:q}"
         " 2>&1 | tee {log:q} >&2"
