@@ -86,3 +86,17 @@ RANKED_LEAD = (
     "score_high",
 )
 RANKED_TAIL = ("status", "reason")
+
+KNOWN_ALLELES = (
+    "name",
+    "gene",
+    "chrom",
+    "pos",
+    "ref",
+    "alt",
+    "protein_change",
+    "phenotype",
+    "kind",
+    "reference",
+    "evidence",
+)

@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from seqprior.columns import KNOWN_ALLELES
 from seqprior.errors import BadInput
 from seqprior.files import open_text, require_file, written_whole
 from seqprior.sequence import BASES, UNKNOWN, encode
@@ -29,19 +30,6 @@ if TYPE_CHECKING:
     from Bio.SeqRecord import SeqRecord
 
 CHROMOSOMES = ("I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X", "XI", "XII", "XIII", "XIV", "XV", "XVI")
-KNOWN_COLUMNS = (
-    "name",
-    "gene",
-    "chrom",
-    "pos",
-    "ref",
-    "alt",
-    "protein_change",
-    "phenotype",
-    "kind",
-    "reference",
-    "evidence",
-)
 END_MARGIN = 5000
 """Bases at each chromosome end without simulated variants: telomeric repeats."""
 SHORTEST_INTRON = 20
@@ -239,7 +227,7 @@ class Allele:
 
 
 def read_known(table: Path, genome: Mapping[str, str]) -> list[Allele]:
-    """Known alleles of a TSV with `KNOWN_COLUMNS` (`pos` 1-based).
+    """Known alleles of a TSV with `KNOWN_ALLELES` (`pos` 1-based).
 
     Raises `BadInput` if REF is not what the genome has there, an allele is not of ACGT, or a name or allele is twice.
     """
@@ -248,10 +236,10 @@ def read_known(table: Path, genome: Mapping[str, str]) -> list[Allele]:
     names: set[str] = set()
     with open_text(table) as handle:
         rows = csv.DictReader(handle, delimiter="\t", quoting=csv.QUOTE_NONE)
-        missing = [column for column in KNOWN_COLUMNS if column not in (rows.fieldnames or ())]
+        missing = [column for column in KNOWN_ALLELES if column not in (rows.fieldnames or ())]
         if missing:
             raise BadInput(
-                f"{table}, line 1: no column {', '.join(missing)}; expected tab-separated {', '.join(KNOWN_COLUMNS)}"
+                f"{table}, line 1: no column {', '.join(missing)}; expected tab-separated {', '.join(KNOWN_ALLELES)}"
             )
         for row in rows:
             where = f"{table}, line {rows.line_num}"

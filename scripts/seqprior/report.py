@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seqprior.columns import ALLELE, RANKED_LEAD, RANKED_TAIL, REASON_TEXT, Status
+from seqprior.columns import ALLELE, KNOWN_ALLELES, RANKED_LEAD, RANKED_TAIL, REASON_TEXT, Status
 from seqprior.errors import BadInput
 from seqprior.files import written_whole
 
@@ -27,20 +27,6 @@ POINTS_BELOW = 10
 CLASSES_DRAWN = 20
 ALLELE_LETTERS = 12
 DASH = "–"
-
-HIGHLIGHTS = (
-    "name",
-    "gene",
-    "chrom",
-    "pos",
-    "ref",
-    "alt",
-    "protein_change",
-    "phenotype",
-    "kind",
-    "reference",
-    "evidence",
-)
 
 # label, kind, meaning. Kinds: text, term (Sequence Ontology), count (whole or half ranks), number.
 COLUMN_TEXT = {
@@ -315,8 +301,8 @@ def read_highlights(path: Path) -> pandas.DataFrame:
     import pandas
 
     table = pandas.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
-    if absent := [column for column in HIGHLIGHTS if column not in table]:
-        raise BadInput(f"{path} line 1: no column {', '.join(absent)}; expected {', '.join(HIGHLIGHTS)}; add them")
+    if absent := [column for column in KNOWN_ALLELES if column not in table]:
+        raise BadInput(f"{path} line 1: no column {', '.join(absent)}; expected {', '.join(KNOWN_ALLELES)}; add them")
     wrong = table.index[~table["pos"].str.fullmatch(r"\d+")]
     if len(wrong):
         raise BadInput(
@@ -712,7 +698,7 @@ def write_report(
         run: content of run.json.
         ranked: all unique alleles, best first: columns.RANKED_LEAD, evidence columns, columns.RANKED_TAIL.
         variants_summary: files, totals and counts by status and reason.
-        highlights: known alleles (columns HIGHLIGHTS, `pos` 1-based), or None.
+        highlights: known alleles (columns KNOWN_ALLELES, `pos` 1-based), or None.
         calibration: {model: {neutral_sites, neutral_substitutions, sd, definition}}.
         output: the HTML file.
         template_dir: folder of template.html.j2, report.css and report.js.

@@ -26,13 +26,7 @@ OTHER = {"A": "T", "C": "G", "G": "C", "T": "A", "N": "N"}
 KINDS = ["bert", "esm", "esm-absolute"]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tiny networks only lose time to several threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def masked_network(kind: str, seed: int = 0):

@@ -12,13 +12,7 @@ CONFIG = BidirectionalConfig(width=6, kernel=3, dilations=(1, 2, 4), head=5)
 REACH = 15  # 1 + 2 * (1 + 2 + 4)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tiny networks only lose time to several threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def random_network(seed: int = 0, config: BidirectionalConfig = CONFIG) -> BidirectionalConvLM:

@@ -421,9 +421,9 @@ GOOD_ROW = ("a1", "ABC1", "chrI", "2", "C", "T", "p.X", "dies", "missense", "ref
     ],
 )
 def test_bad_known_allele_is_named_with_its_line(tmp_path, changes, message):
-    row = dict(zip(demo.KNOWN_COLUMNS, GOOD_ROW, strict=True)) | changes
+    row = dict(zip(demo.KNOWN_ALLELES, GOOD_ROW, strict=True)) | changes
     table = tmp_path / "known.tsv"
-    table.write_text("\t".join(demo.KNOWN_COLUMNS) + "\n" + "\t".join(row.values()) + "\n")
+    table.write_text("\t".join(demo.KNOWN_ALLELES) + "\n" + "\t".join(row.values()) + "\n")
     with pytest.raises(BadInput, match=re.escape(message)):
         demo.read_known(table, {"chrI": "ACGTACGT"})
 
@@ -440,7 +440,7 @@ def test_known_table_without_a_column_or_with_an_allele_twice_is_bad_input(tmp_p
     with pytest.raises(BadInput, match="line 1: no column gene, pos"):
         demo.read_known(table, {"chrI": "ACGT"})
     row = "\t".join(GOOD_ROW)
-    table.write_text("\t".join(demo.KNOWN_COLUMNS) + f"\n{row}\n{row.replace('a1', 'a2')}\n")
+    table.write_text("\t".join(demo.KNOWN_ALLELES) + f"\n{row}\n{row.replace('a1', 'a2')}\n")
     with pytest.raises(BadInput, match="line 3: a2 is the same allele"):
         demo.read_known(table, {"chrI": "ACGT"})
 

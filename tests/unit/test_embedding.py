@@ -31,13 +31,7 @@ CPU = torch.device("cpu")
 VOCABULARY = {"[CLS]": 1, "[SEP]": 2, "[MASK]": 3, "N": 4, "T": 5, "G": 6, "A": 7, "C": 8}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tiny networks only lose time to several threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def bidirectional(dtype: torch.dtype = torch.float32, seed: int = 0) -> BidirectionalAdapter:

@@ -155,7 +155,7 @@ def highlights_of(ranked: pd.DataFrame, rows: list[int]) -> pd.DataFrame:
     for column in ("protein_change", "phenotype", "kind", "evidence"):
         known[column] = column
     known["reference"] = "10.1000/xyz123"
-    return known[list(report.HIGHLIGHTS)].reset_index(drop=True)
+    return known[list(report.KNOWN_ALLELES)].reset_index(drop=True)
 
 
 def written(folder: Path, ranked: pd.DataFrame, run: dict | None = None, highlights=None, summary=None, top=500) -> str:
@@ -255,7 +255,7 @@ def test_hostile_names_are_inert(tmp_path):
     run["timings"][0].update(stage=HOSTILE, unit=HOSTILE)
     run["inputs"][0].update(path=HOSTILE, sha256=HOSTILE)
     known = highlights_of(ranked, [0, 1])
-    for column in set(report.HIGHLIGHTS) - {"chrom", "pos", "ref", "alt"}:
+    for column in set(report.KNOWN_ALLELES) - {"chrom", "pos", "ref", "alt"}:
         known[column] = HOSTILE
     summary = summary_of(ranked)
     summary["files"][0].update(path=HOSTILE, contigs_mapped={HOSTILE: HOSTILE + "2"})
