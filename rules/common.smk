@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import re
 
@@ -20,6 +21,15 @@ def check(data, schema, what, described):
         raise WorkflowError(f"{what}, {where}: {fault.message}; {described} describes every key")
 
 
+def require_finite(values, where="config"):
+    """NaN and infinity are numbers to a schema, and would quietly undo the ranking."""
+    if isinstance(values, float) and not math.isfinite(values):
+        raise WorkflowError(f"{where}: {values} is no finite number; give one")
+    for key, value in values.items() if isinstance(values, dict) else ():
+        require_finite(value, f"{where}, {key}")
+
+
+require_finite(config)
 check(config, "../schemas/config.schema.yaml", "config", "config/README.md")
 
 COHORT = config["cohort"]
@@ -45,6 +55,8 @@ def require_files(paths, where):
             raise WorkflowError(
                 f"{where}: {path!r} holds a brace, which Snakemake reads as a wildcard; rename the file"
             )
+        if path.startswith("-"):
+            raise WorkflowError(f"{where}: {path!r} starts with a dash, which reads like an option; write ./{path}")
         if STANDALONE and "://" not in path and not os.path.isfile(path):
             raise WorkflowError(f"{where}: no file {path!r}; paths count from the working directory, {os.getcwd()}")
 
@@ -53,7 +65,7 @@ def read_samples(path):
     """(sample, VCF) of each row of the sample sheet."""
     require_files([path], "config, samples")
     with open(path, newline="", encoding="utf-8-sig") as sheet:
-        table = csv.DictReader(sheet, delimiter="\t")
+        table = csv.DictReader(sheet, delimiter="\t", quoting=csv.QUOTE_NONE)
         missing = {"sample", "vcf"} - set(table.fieldnames or ())
         if missing:
             columns = " and ".join(sorted(missing))
@@ -62,8 +74,6 @@ def read_samples(path):
     for number, row in enumerate(rows, 2):
         if not row["sample"] or not row["vcf"]:
             raise WorkflowError(f"{path}, line {number}: sample or vcf is empty; expected tab-separated sample, vcf")
-        if "=" in row["sample"]:
-            raise WorkflowError(f"{path}, line {number}: sample {row['sample']!r} holds '='; list its file as variants")
         require_files([row["vcf"]], f"{path}, line {number}")
     return [(row["sample"], row["vcf"]) for row in rows]
 

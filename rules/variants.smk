@@ -28,7 +28,7 @@ rule normalise_variants:
         mem_mb=2000,
         runtime=120,
     params:
-        samples=[f"{sample}={vcf}" for sample, vcf in SAMPLES],
+        samples=json.dumps(SAMPLES),
         aliases=json.dumps(config["reference"]["aliases"]),
         max_allele_length=config["scoring"]["max_allele_length"],
         max_mismatch_share=config["reference"]["max_mismatch_share"],

@@ -12,7 +12,7 @@ from seqprior.errors import run_script
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--variants", type=Path, nargs="+", required=True, help="VCF, VCF.gz or BCF files")
-    parser.add_argument("--samples", nargs="*", default=[], metavar="SAMPLE=FILE", help="samples and their files")
+    parser.add_argument("--samples", type=json.loads, default=[], help="pairs of sample and file, as JSON")
     parser.add_argument("--fasta", type=Path, required=True, help="prepared reference")
     parser.add_argument("--contigs", type=Path, required=True, help="contig table of the reference")
     parser.add_argument("--aliases", type=json.loads, default={}, help="further contig names, as JSON")
@@ -26,7 +26,7 @@ def main() -> None:
     from seqprior.files import written_whole
     from seqprior.variants import normalise_variants, require_samples
 
-    require_samples([sample.partition("=")[::2] for sample in args.samples])
+    require_samples(args.samples)
     names = ContigNames(read_contigs(args.contigs), args.aliases)
     summary = normalise_variants(
         args.variants,

@@ -11,6 +11,9 @@ from pathlib import Path
 from seqprior.errors import BadInput
 from seqprior.files import open_text, require_file, written_whole
 
+# What the VCF specification (4.3, section 1.4.7) allows as a contig's name.
+CONTIG_NAME = re.compile(r"[0-9A-Za-z!#$%&+./:;?@^_|~-][0-9A-Za-z!#$%&*+./:;=?@^_|~-]*\Z")
+
 MITOCHONDRION = ("chrM", "MT", "M", "chrMT", "Mito", "chrMito", "chrmt")
 
 # Only names of these shapes have a spelling with and one without `chr`: numbers with an arm or fusion letter (2L, 2A),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+import shutil
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +13,20 @@ from pathlib import Path
 
 from seqprior.errors import BadInput
 
+FULL_DISK = 65_536  # bytes; a disk with less left counts as full when a write has failed
 # The empty block that ends every bgzip file (SAM specification, section 4.1.2).
 BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
+
+
+@contextmanager
+def full_disk_named(folder: Path) -> Iterator[None]:
+    """Turn whatever a full disk makes a library raise into one sentence; libraries rarely say what went wrong."""
+    try:
+        yield
+    except Exception as error:
+        if shutil.disk_usage(folder).free < FULL_DISK:
+            raise BadInput(f"{folder}: no space left on the device; free some and run again") from error
+        raise
 
 
 @contextmanager
@@ -25,8 +38,9 @@ def written_whole(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
     try:
-        yield partial
-        partial.replace(path)
+        with full_disk_named(path.parent):
+            yield partial
+            partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 

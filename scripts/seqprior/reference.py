@@ -18,6 +18,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from seqprior import files
+from seqprior.contigs import CONTIG_NAME
 from seqprior.errors import BadInput
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,10 @@ def prepare_fasta(source: str, sha256: str | None, output: Path) -> None:
     import pysam
 
     output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".partial-fasta-") as folder:
+    with (
+        tempfile.TemporaryDirectory(dir=output.parent, prefix=".partial-fasta-") as folder,
+        files.full_disk_named(output.parent),
+    ):
         path, name = _fetch(source, sha256, Path(folder)), str(source)
         bgzipped = Path(folder) / "reference.fa.gz"
         if _is_clean_bgzip(path, name):
@@ -175,6 +179,11 @@ def _checked(blocks: Iterator[bytes], name: str) -> Iterator[bytes]:
             if not contig:
                 raise BadInput(
                     f"{name}, line {number}: found a header without a name, expected '>name'; name the contig"
+                )
+            if not CONTIG_NAME.match(contig):
+                raise BadInput(
+                    f"{name}, line {number}: contig '{contig}' has a name that VCF does not allow, expected letters, "
+                    "digits and a few signs, no comma, quote, bracket or blank; rename the contig"
                 )
             if contig in seen:
                 raise BadInput(

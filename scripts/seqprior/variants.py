@@ -16,15 +16,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from seqprior.columns import VARIANTS, Reason, Status
-from seqprior.contigs import ContigNames
+from seqprior.contigs import CONTIG_NAME, ContigNames
 from seqprior.errors import BadInput
-from seqprior.files import written_whole
+from seqprior.files import full_disk_named, written_whole
 from seqprior.vcf import VcfFile, VcfHeader, VcfRecord, annotation_by_allele
 
 log = logging.getLogger(__name__)
 
 _BASES = re.compile(r"[ACGT]+\Z")
 _LETTERS = re.compile(r"[A-Za-z]+\Z")
+_PRINTABLE = re.compile(r"[!-~]+\Z")
+_ALT = re.compile(r"[!-+\--:<-~]+\Z")  # printable, without the comma and semicolon that would end it
+LAST_INDEXED = 2**29 - 1
 MINIMUM_MISMATCHES = 3  # fewer than these never stop a run, whatever their share
 SPILL_ROWS = 200_000
 
@@ -81,8 +84,18 @@ def left_align(sequence: str, start: int, ref: str, alt: str) -> tuple[int, str,
     return 0, ref + anchor, alt + anchor
 
 
+def writable(record: VcfRecord, alts: tuple[str, ...]) -> bool:
+    """True if a VCF and its tabix index can hold the record: a valid contig name, a position from 1 to 2^29 - 1."""
+    placed = record.start is not None and 0 <= record.start < LAST_INDEXED
+    return placed and bool(
+        CONTIG_NAME.match(record.chrom) and _LETTERS.match(record.ref) and all(map(_ALT.match, alts))
+    )
+
+
 def allele_reason(ref: str, alt: str) -> Reason | None:
     """Why REF and ALT, as written and upper-cased, cannot be an allele with a sequence; None if they can."""
+    if not _LETTERS.match(ref):
+        return Reason.MALFORMED_RECORD
     if alt == "*":
         return Reason.SPANNING_DELETION
     if alt == "." or alt == ref:
@@ -91,7 +104,7 @@ def allele_reason(ref: str, alt: str) -> Reason | None:
         return Reason.MALFORMED_RECORD
     if alt[0] == "<" or alt[0] == "." or alt[-1] == "." or "[" in alt or "]" in alt:
         return Reason.SYMBOLIC_ALLELE
-    if not _LETTERS.match(ref) or not _LETTERS.match(alt):
+    if not _LETTERS.match(alt):
         return Reason.MALFORMED_RECORD
     if not _BASES.match(ref) or not _BASES.match(alt):
         return Reason.AMBIGUOUS_BASE
@@ -162,10 +175,18 @@ class AlleleReader:
             alleles.append(
                 (variant_id, chrom, pos, ref, alt, 1, status, reason or "", *original, record.id, annotation)
             )
-        if record.start is None or any(allele[7] == Reason.MALFORMED_RECORD for allele in alleles):
+        if any(allele[7] == Reason.MALFORMED_RECORD for allele in alleles) or not writable(record, alts):
             return alleles, None
         identifiers = [allele[0] for allele in alleles]
-        return alleles, (resolved or record.chrom, record.start + 1, record.id, record.ref, ",".join(alts), identifiers)
+        written_id = record.id if _PRINTABLE.match(record.id) else "."
+        return alleles, (
+            resolved or record.chrom,
+            record.start + 1,
+            written_id,
+            record.ref,
+            ",".join(alts),
+            identifiers,
+        )
 
     def _reason(self, record: VcfRecord, resolved: str | None, ref: str, alt: str) -> Reason | None:
         if record.start is None:
@@ -312,15 +333,16 @@ def normalise_variants(
     records = Spill(spill_folder / "records.arrow", record_schema)
     reference = ReferenceSequence(fasta)
     try:
-        readers = [
-            read_file(path, names, reference, alleles, records, max_length, max_mismatch_share) for path in paths
-        ]
-        alleles.finish()
-        records.finish()
-        order = [name for name in names.contigs if name in alleles.batches]
-        order += sorted(alleles.batches.keys() - names.contigs)
-        counts = gather(alleles, order, output / "variants.parquet", collapse)
-        gather(records, order, output / "records.parquet", unique_records)
+        with full_disk_named(output):
+            readers = [
+                read_file(path, names, reference, alleles, records, max_length, max_mismatch_share) for path in paths
+            ]
+            alleles.finish()
+            records.finish()
+            order = [name for name in names.contigs if name in alleles.batches]
+            order += sorted(alleles.batches.keys() - names.contigs)
+            counts = gather(alleles, order, output / "variants.parquet", collapse)
+            gather(records, order, output / "records.parquet", unique_records)
     finally:
         shutil.rmtree(spill_folder, ignore_errors=True)
     return summarise(readers, counts)
@@ -351,8 +373,10 @@ def read_file(
 
 
 def unique_records(rows):
-    """Each input record once, sorted by position."""
-    return rows.drop_duplicates(["pos", "ref", "alts"]).sort_values(["pos", "ref", "alts"], kind="stable")
+    """Each input record once, sorted by position; records that hold different alleles stay apart."""
+    key = rows.assign(alleles=rows["variant_ids"].map(tuple))
+    kept = rows[~key.duplicated(["pos", "ref", "alts", "alleles"])]
+    return kept.sort_values(["pos", "ref", "alts"], kind="stable")
 
 
 def gather(spill: Spill, order: list[str], path: Path, reduce) -> Counter:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import shutil
+from types import SimpleNamespace
 
 import pysam
 import pytest
@@ -127,3 +129,16 @@ def test_plain_gzip_needs_no_end_marker(tmp_path):
     path = tmp_path / "plain.gz"
     path.write_bytes(gzip.compress(b"text"))
     require_bgzf_end(path)
+
+
+def write_half(path):
+    with written_whole(path) as partial:
+        partial.write_text("half")
+        raise OSError("Error closing BGZFile object")
+
+
+def test_a_full_disk_is_named_and_nothing_is_left_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=0))
+    with pytest.raises(BadInput, match="no space left on the device; free some and run again"):
+        write_half(tmp_path / "table.tsv")
+    assert list(tmp_path.iterdir()) == []

@@ -193,6 +193,11 @@ CUT = "the gzip data end early or are damaged (Compressed file ended before the 
         ),
         (b">a\nAC\n> b\nAC\n", ", line 3: found a header without a name, expected '>name'; name the contig"),
         (
+            b">a\nAC\n>b,c\nAC\n",
+            ", line 3: contig 'b,c' has a name that VCF does not allow, expected letters, digits and a few signs, "
+            "no comma, quote, bracket or blank; rename the contig",
+        ),
+        (
             b">a\nACGT\nAC\nACGT\n",
             ": the FASTA cannot be indexed; expected lines of equal length within each contig, without blank lines "
             "between; rewrite it with lines of one length",

@@ -313,6 +313,8 @@ def test_alleles_of_a_contig_of_the_same_name_but_another_length_stay_apart(fast
         "chr1-1-G-A": "",
         f"{other}:chr1-1-G-A": Reason.CONTIG_NOT_IN_REFERENCE,
     }
+    records = pd.read_parquet(tmp_path / "out" / "records.parquet")
+    assert sorted(records["variant_ids"].explode()) == sorted(table["variant_id"])
 
 
 def test_the_order_is_that_of_the_reference_then_of_positions(normalise):
@@ -476,7 +478,7 @@ def test_the_script_ends_with_2_and_one_sentence_when_the_input_is_bad(repo, fas
     said = f"error: {path}: no such file; expected a VCF or BCF file; check the path in the config\n"
     assert done.stderr == said
     path = write(tmp_path / "a.vcf", [])
-    done = run_cli(repo, fasta, tmp_path, "--variants", path, "--samples", f"A={path}", f"A={path}")
+    done = run_cli(repo, fasta, tmp_path, "--variants", path, "--samples", json.dumps([["A", str(path)]] * 2))
     assert (done.returncode, done.stderr) == (
         2,
         "error: sample 'A' stands twice in the sample sheet; give each sample one row\n",
@@ -494,7 +496,7 @@ def test_memory_does_not_depend_on_the_number_of_samples(repo, fasta, tmp_path):
             for pos in range(1, 51):
                 base = CHR1[pos - 1]
                 handle.write(f"chr1\t{pos}\t.\t{base}\t{'C' if base != 'C' else 'G'}\t.\t.\t.\t{genotypes}\n")
-        done = run_cli(repo, fasta, tmp_path, "--variants", path, "--samples", f"S9={path}")
+        done = run_cli(repo, fasta, tmp_path, "--variants", path, "--samples", json.dumps([["S9", str(path)]]))
         assert done.returncode == 0, done.stderr
         summary = json.loads((tmp_path / "variants.json").read_text())
         assert (summary["input_alleles"], summary["files"][0]["samples"]) == (50, count)
@@ -514,3 +516,17 @@ def test_contig_names_may_be_given_by_hand(fasta, tmp_path):
     path = write(tmp_path / "a.vcf", [("first", 1, "G", "A")])
     summary = normalise_variants([path], fasta, names, tmp_path / "out", max_length=20, max_mismatch_share=0)
     assert summary["files"][0]["contigs_mapped"] == {"first": "chr1"}
+
+
+def test_what_a_vcf_or_its_index_cannot_hold_is_kept_out_of_the_records_only(normalise):
+    rows = [
+        ("chr1", 1, "G", "A"),
+        ("chr1", 0, "N", "<DEL>"),
+        ("chr1", 600_000_000, "A", "C"),
+        ("a,b", 5, "A", "C"),
+        ("chr1", 6, "A T", "*"),
+        ("chr1", 1, "G", "<DEL;X=1>"),
+    ]
+    table, records, _ = normalise(rows)
+    assert table["input_count"].sum() == len(rows)
+    assert records[["chrom", "pos", "alts"]].to_numpy().tolist() == [["chr1", 1, "A"]]

@@ -62,6 +62,19 @@ CONFIG_FAULTS = {
         {"variants": []},
         "config: neither samples nor variants names a file; name at least one VCF or BCF file",
     ),
+    "no number": (
+        {"prioritise": {"model_clip": float("nan")}},
+        "config, prioritise, model_clip: nan is no finite number",
+    ),
+    "an infinite weight": (
+        {"prioritise": {"consequence_weights": {"other": float("inf")}}},
+        "config, prioritise, consequence_weights, other: inf is no finite number; give one",
+    ),
+    "a name with a line end": ({"cohort": "c1\n"}, "config, cohort: 'c1\\n' does not match"),
+    "a file that reads like an option": (
+        {"variants": ["-x.vcf"]},
+        "config, variants: '-x.vcf' starts with a dash, which reads like an option; write ./-x.vcf",
+    ),
     "a missing VCF": ({"variants": ["no.vcf"]}, f"config, variants: no file 'no.vcf'; {HERE}"),
     "a VCF with a brace": (
         {"variants": ["data/{a}.vcf"]},
@@ -106,10 +119,6 @@ SHEETS = {
     "with an empty cell": (
         "sample\tvcf\ns1\tdata/samples.vcf\ns2\t\n",
         "line 3: sample or vcf is empty; expected tab-separated sample, vcf",
-    ),
-    "with a sample name that cannot be passed on": (
-        "sample\tvcf\na=b\tdata/samples.vcf\n",
-        "line 2: sample 'a=b' holds '='; list its file as variants",
     ),
     "with a file that is not there": ("sample\tvcf\ns1\tno.vcf\n", f"line 2: no file 'no.vcf'; {HERE}"),
 }
