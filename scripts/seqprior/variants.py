@@ -30,6 +30,7 @@ _ALT = re.compile(r"[!-+\--:<-~]+\Z")  # printable, without the comma and semico
 LAST_INDEXED = 2**29 - 1
 MINIMUM_MISMATCHES = 3  # fewer than these never stop a run, whatever their share
 SPILL_ROWS = 200_000
+GATHER_ROWS = 50_000  # contigs with fewer rows are read back together
 
 RECORDS = ("chrom", "pos", "id", "ref", "alts", "variant_ids")
 
@@ -277,15 +278,31 @@ class Spill:
         self._flush()
         self._writer.close()
 
-    def by_contig(self, order: Iterable[str]) -> Iterator:
-        """A pandas frame per contig that has rows, each in input order."""
+    def whole_contigs(self, order: Iterable[str]) -> Iterator:
+        """Pandas frames of whole contigs, small ones together, each contig's rows in input order.
+
+        `chrom` is categorical, so that sorting by it keeps `order`.
+        """
+        import pandas as pd
         import pyarrow as pa
 
+        def frame():
+            rows = pa.Table.from_batches(batches, schema=self.schema).to_pandas()
+            rows["chrom"] = pd.Categorical(rows["chrom"], categories=names)
+            return rows
+
         with pa.OSFile(str(self.path)) as source, pa.ipc.open_file(source) as reader:
+            names, batches, count = [], [], 0
             for name in order:
-                if name in self.batches:
-                    batches = [reader.get_batch(number) for number in self.batches[name]]
-                    yield pa.Table.from_batches(batches, schema=self.schema).to_pandas()
+                names.append(name)
+                for number in self.batches.get(name, ()):
+                    batches.append(reader.get_batch(number))
+                    count += batches[-1].num_rows
+                if count >= GATHER_ROWS:
+                    yield frame()
+                    names, batches, count = [], [], 0
+            if batches:
+                yield frame()
 
 
 def table_schemas():
@@ -299,14 +316,14 @@ def table_schemas():
 
 
 def collapse(rows):
-    """Unique alleles of one contig, sorted: equivalent and repeated inputs become one row with their count.
+    """Unique alleles of whole contigs, sorted: equivalent and repeated inputs become one row with their count.
 
     The row kept is the first that the input annotates, or else the first.
     """
     rows["input_count"] = rows.groupby("variant_id")["input_count"].transform("sum")
     rows = rows.sort_values("input_annotation", key=lambda annotation: annotation == "", kind="stable")
     unique = rows.drop_duplicates("variant_id")
-    return unique.sort_values(["pos", "ref", "alt", "variant_id"], kind="stable", na_position="last")
+    return unique.sort_values(["chrom", "pos", "ref", "alt", "variant_id"], kind="stable", na_position="last")
 
 
 def normalise_variants(
@@ -375,8 +392,8 @@ def read_file(
 def unique_records(rows):
     """Each input record once, sorted by position; records that hold different alleles stay apart."""
     key = rows.assign(alleles=rows["variant_ids"].map(tuple))
-    kept = rows[~key.duplicated(["pos", "ref", "alts", "alleles"])]
-    return kept.sort_values(["pos", "ref", "alts"], kind="stable")
+    kept = rows[~key.duplicated(["chrom", "pos", "ref", "alts", "alleles"])]
+    return kept.sort_values(["chrom", "pos", "ref", "alts"], kind="stable")
 
 
 def gather(spill: Spill, order: list[str], path: Path, reduce) -> Counter:
@@ -386,8 +403,8 @@ def gather(spill: Spill, order: list[str], path: Path, reduce) -> Counter:
 
     counts: Counter = Counter()
     with written_whole(path) as partial, pq.ParquetWriter(partial, spill.schema, compression="zstd") as writer:
-        for rows in spill.by_contig(order):
-            frame = reduce(rows)
+        for rows in spill.whole_contigs(order):
+            frame = reduce(rows).astype({"chrom": str})
             if "status" in frame:
                 grouped = frame.groupby(["status", "reason"])["input_count"]
                 for key, (unique, total) in grouped.agg(["size", "sum"]).iterrows():
