@@ -10,7 +10,9 @@ Produces  {base}/shards/{model}/{shard}.parquet     scores, not yet calibrated
 rule score_variants:
     input:
         cli=script("score_variants.py"),
-        lib=library("errors", "files", "columns", "sequence", "models", "bidirectional", "adapters", "embedding"),
+        lib=library(
+            "errors", "files", "columns", "sequence", "models", "bidirectional", "device", "adapters", "embedding"
+        ),
         shard="{base}/windows/{model}/{shard}",
         registry=REGISTRY,
         checkpoint=lambda wildcards: CHECKPOINTS[wildcards.model],

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from seqprior.bidirectional import PAD_CODE, BidirectionalConfig, BidirectionalConvLM, reverse_complement
+from seqprior.device import torch_device
 from seqprior.errors import BadInput
 from seqprior.models import ModelFacts, verify_weights
 
@@ -261,8 +262,7 @@ def load_adapter(facts: ModelFacts, device: str, dtype: str, exact: bool) -> Ada
     """
     if facts.family not in FAMILIES:
         raise BadInput(f"{facts.id}: unknown family {facts.family!r}; known are {', '.join(FAMILIES)}")
-    if device == "gpu" and not torch.cuda.is_available():
-        raise BadInput("scoring.device is gpu but this machine shows none; give the job a GPU or set it to cpu")
+    place = torch_device(device)
     torch_dtype = torch.float32 if dtype == "auto" else DTYPES[dtype]
     torch.backends.cudnn.allow_tf32 = False  # PyTorch's default lets convolutions round float32 to 10 bits
-    return FAMILIES[facts.family](facts, torch.device("cuda" if device == "gpu" else "cpu"), torch_dtype, exact)
+    return FAMILIES[facts.family](facts, place, torch_dtype, exact)

@@ -92,8 +92,8 @@ def background_alleles(
             start, ref, alt = short_allele(sequence, block, length, rng)
             if set(ref) <= set(BASES):  # left-aligning through a repeat may end at an unknown base
                 alleles[name, start, ref, alt] = None
-    order = list(dict.fromkeys(name for name, _ in chosen))
-    return sorted(alleles, key=lambda allele: (order.index(allele[0]), *allele[1:]))
+    order = {name: number for number, name in enumerate(dict.fromkeys(name for name, _ in chosen))}
+    return sorted(alleles, key=lambda allele: (order[allele[0]], *allele[1:]))
 
 
 def short_allele(sequence: str, block: int, length: int, rng: np.random.Generator) -> tuple[int, str, str]:

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seqprior.bidirectional import BidirectionalConfig, BidirectionalConvLM
+from seqprior.device import torch_device
 from seqprior.errors import BadInput
 from seqprior.files import written_whole
 from seqprior.repeats import repeat_masks
@@ -60,6 +61,11 @@ class TrainingSettings:
     processes: int = 2
     checkpoint_every: int = 250
     network: dict = field(default_factory=dict)
+
+    @property
+    def held_out(self) -> set[str]:
+        """Contigs that are never trained on."""
+        return {*self.test, *self.validation, *self.exclude}
 
     @classmethod
     def from_dict(cls, values: Mapping) -> TrainingSettings:
@@ -159,12 +165,16 @@ def fingerprint(genome: Mapping[str, np.ndarray], settings: TrainingSettings) ->
 
 
 def train_process(
-    rank: int, world: int, genome: Mapping[str, np.ndarray], settings: TrainingSettings, output: Path, place: str
+    rank: int,
+    world: int,
+    genome: Mapping[str, np.ndarray],
+    settings: TrainingSettings,
+    output: Path,
+    device: torch.device,
 ) -> None:
     """One of `world` data-parallel training processes; rank 0 validates, logs and saves."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.manual_seed(settings.seed)
-    device = torch.device("cuda" if place == "gpu" else "cpu")
     if device.type == "cpu":
         torch.set_num_threads(1)
     if world > 1:
@@ -172,8 +182,7 @@ def train_process(
         dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
 
     masks = repeat_masks(genome)
-    held_out = {*settings.test, *settings.validation, *settings.exclude}
-    training = {name: codes for name, codes in genome.items() if name not in held_out}
+    training = {name: codes for name, codes in genome.items() if name not in settings.held_out}
     weights = {name: np.where(masks[name], settings.repeat_weight, 1.0).astype(np.float32) for name in training}
     sampler = CropSampler(training, weights, settings.crop_length, settings.seed)
     bases = sum(map(len, training.values()))
@@ -269,14 +278,12 @@ def train(genome: Mapping[str, np.ndarray], settings: TrainingSettings, output: 
             f"the reference has no contig {', '.join(missing)} to hold out; it has {', '.join(genome)}; "
             f"see train.test and train.validation"
         )
-    if device == "gpu" and not torch.cuda.is_available():
-        raise BadInput("scoring.device is gpu but this machine shows none; give the job a GPU or set it to cpu")
-    held_out = {*settings.test, *settings.validation, *settings.exclude}
-    if all(len(codes) < settings.crop_length for name, codes in genome.items() if name not in held_out):
+    place = torch_device(device)
+    if all(len(codes) < settings.crop_length for name, codes in genome.items() if name not in settings.held_out):
         raise BadInput(
             f"no training contig is as long as a crop of {settings.crop_length} bases; lower train.crop_length"
         )
-    world = 1 if device == "gpu" else settings.processes
+    world = 1 if place.type == "cuda" else settings.processes
     if settings.crops_per_step % world:
         raise BadInput(
             f"train.crops_per_step is {settings.crops_per_step}, which {world} processes cannot share out evenly; "
@@ -284,9 +291,9 @@ def train(genome: Mapping[str, np.ndarray], settings: TrainingSettings, output: 
         )
     output.mkdir(parents=True, exist_ok=True)
     if world == 1:
-        train_process(0, 1, genome, settings, output, device)
+        train_process(0, 1, genome, settings, output, place)
         return
     (output / "rendezvous").unlink(missing_ok=True)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    torch.multiprocessing.spawn(train_process, (world, dict(genome), settings, output, device), nprocs=world)
+    torch.multiprocessing.spawn(train_process, (world, dict(genome), settings, output, place), nprocs=world)
     (output / "rendezvous").unlink(missing_ok=True)

@@ -148,34 +148,33 @@ def test_a_crop_carries_the_weights_of_its_positions(genome):
     assert np.allclose(weights, np.linspace(0, 1, len(genome["one"]))[start : start + 64])
 
 
-def test_held_out_contigs_are_never_cropped(genome, tmp_path, monkeypatch):
+@pytest.fixture
+def sampled(monkeypatch) -> dict[str, np.ndarray]:
+    """Loss weights by contig, as the sampler of a training gets them."""
     seen = {}
     keep = CropSampler.__init__
 
     def watched(self, contigs, weights, *rest):
-        seen.update(contigs)
-        keep(self, contigs, weights, *rest)
-
-    monkeypatch.setattr(CropSampler, "__init__", watched)
-    train(genome | {"out": regular(5, 300)}, replace(SETTINGS, epochs=0.5, exclude=("out",)), tmp_path)
-    assert set(seen) == {"one", "two"}
-
-
-def test_repeated_positions_weigh_less(genome, tmp_path, monkeypatch):
-    seen = {}
-    keep = CropSampler.__init__
-
-    def watched(self, contigs, weights, *rest):
+        assert set(contigs) == set(weights)
         seen.update(weights)
         keep(self, contigs, weights, *rest)
 
     monkeypatch.setattr(CropSampler, "__init__", watched)
+    return seen
+
+
+def test_held_out_contigs_are_never_cropped(genome, tmp_path, sampled):
+    train(genome | {"out": regular(5, 300)}, replace(SETTINGS, epochs=0.5, exclude=("out",)), tmp_path)
+    assert set(sampled) == {"one", "two"}
+
+
+def test_repeated_positions_weigh_less(genome, tmp_path, sampled):
     draw = np.random.default_rng(9)
     unique = draw.integers(0, 4, 300).astype(np.uint8)
     contigs = {"one": np.concatenate([unique, unique[:50]]), "held": genome["held"], "test": genome["test"]}
     train(contigs, replace(SETTINGS, epochs=0.5, repeat_weight=0.25), tmp_path)
     expected = np.repeat([0.25, 1.0, 0.25], [50, 250, 50])
-    assert np.allclose(seen["one"], expected)
+    assert np.allclose(sampled["one"], expected)
 
 
 def test_the_learning_rate_warms_up_stays_and_falls_to_zero():
