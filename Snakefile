@@ -14,10 +14,12 @@ if not workflow.overwrite_configfiles:  # the demo; what a user leaves out of an
 
 
 include: "rules/common.smk"
+include: "rules/models.smk"
 include: "rules/reference.smk"
 include: "rules/variants.smk"
 include: "rules/windows.smk"
 include: "rules/embedding.smk"
+include: "rules/estimate.smk"
 include: "rules/protein.smk"
 include: "rules/prioritise.smk"
 include: "rules/report.smk"
@@ -41,6 +43,16 @@ rule variants:
 rule windows:
     input:
         expand(rules.extract_windows.output, base=f"results/{COHORT}", model=MODELS),
+
+
+rule estimate:
+    input:
+        rules.estimate_cost.output,
+
+
+rule models:
+    input:
+        rules.list_models.output,
 
 
 rule train:

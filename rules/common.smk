@@ -41,7 +41,20 @@ FASTA = f"{SHARED}/genome.fa.gz"
 CONTIGS = f"{SHARED}/contigs.tsv"
 GENES = f"{SHARED}/genes.gff3.gz" if config["reference"]["genes"] else []
 REGISTRY = config["models"]["registry"] or workflow.source_path("../config/models.yaml")
-SHARDS = [f"{number:04d}" for number in range(config["scoring"]["shards"])]
+
+
+def shard_count():
+    """Scoring jobs of a cohort; `auto` takes what the target estimate found."""
+    estimate = f"results/{COHORT}/estimate.json"
+    if config["scoring"]["shards"] != "auto":
+        return config["scoring"]["shards"]
+    if not os.path.isfile(estimate):
+        return 2
+    with open(estimate) as handle:
+        return max(model["shards"] for model in json.load(handle)["models"].values())
+
+
+SHARDS = [f"{number:04d}" for number in range(shard_count())]
 
 # Where seqprior is a module of another workflow, that one's rules may make the input files.
 SEQPRIOR = os.path.dirname(workflow.current_basedir.get_path_or_uri(secret_free=True))
@@ -105,27 +118,6 @@ def library(*names):
     return [workflow.source_path(f"../scripts/seqprior/{name}.py") for name in ("__init__", *names)]
 
 
-def read_models(path):
-    """Entries of the model registry by name."""
-    with open(path) as registry:
-        try:
-            entries = yaml.safe_load(registry)
-        except yaml.YAMLError as error:
-            raise WorkflowError(f"{path}: expected a model registry in YAML ({error})")
-    entries = entries if isinstance(entries, dict) else {}
-    check(entries, "../schemas/models.schema.yaml", "model registry", "schemas/models.schema.yaml")
-    for name in MODELS:
-        if name not in entries["models"]:
-            known = ", ".join(sorted(entries["models"]))
-            raise WorkflowError(f"config, models.dna: no model {name!r} in the registry; known are {known}")
-    return entries["models"]
-
-
-def checkpoint_files(folder):
-    """Files of a checkpoint; folders of the shipped registry count from seqprior's own folder."""
-    names = ("model.safetensors", "config.json")
-    shipped = not config["models"]["registry"]
-    return [workflow.source_path(f"../{folder}/{name}") if shipped else os.path.join(folder, name) for name in names]
-
-
-CHECKPOINTS = {name: checkpoint_files(entry["path"]) for name, entry in read_models(REGISTRY).items() if name in MODELS}
+# Library files of every job that asks a model.
+ENGINE = ("errors", "files", "columns", "sequence", "models", "fetching", "claims", "device", "shards", "tokenisation")
+ENGINE += ("plans", "batching", "bidirectional", "gated_esm", "mosaic_bert", "networks", "adapters", "loading")

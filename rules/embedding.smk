@@ -1,8 +1,9 @@
 """Embedding stage: scores by a sequence model, one job per shard, the model loaded once per job.
 
-Requires  {base}/windows/{model}/{shard}; config: scoring
+Requires  {base}/windows/{model}/{shard}, results/models/{model}; config: scoring, models
 Produces  {base}/shards/{model}/{shard}.parquet     scores, not yet calibrated
-          {base}/shards/{model}/{shard}.json        throughput
+          {base}/shards/{model}/{shard}.json        throughput, share from the score store, measured error
+          scoring.store                             answers of the models; no output, since jobs and cohorts share it
           results/{cohort}/scores/{model}.parquet   every unique allele, calibrated
 """
 
@@ -10,12 +11,10 @@ Produces  {base}/shards/{model}/{shard}.parquet     scores, not yet calibrated
 rule score_variants:
     input:
         cli=script("score_variants.py"),
-        lib=library(
-            "errors", "files", "columns", "sequence", "models", "bidirectional", "device", "adapters", "embedding"
-        ),
+        lib=library(*ENGINE, "embedding", "store"),
         shard="{base}/windows/{model}/{shard}",
         registry=REGISTRY,
-        checkpoint=lambda wildcards: CHECKPOINTS[wildcards.model],
+        manifest=rules.fetch_model.output.manifest,
     output:
         scores="{base}/shards/{model}/{shard}.parquet",
         stats="{base}/shards/{model}/{shard}.json",
@@ -33,17 +32,23 @@ rule score_variants:
     params:
         device=config["scoring"]["device"],
         dtype=config["scoring"]["dtype"],
+        compiled="--compile" if config["scoring"]["compile"] else "",
         batch_tokens=config["scoring"]["batch_tokens"],
+        marginals=config["scoring"]["marginals"],
         pseudo_likelihood=config["scoring"]["pseudo_likelihood"],
-        checkpoint=lambda wildcards, input: os.path.dirname(input.checkpoint[0]),
+        checkpoint=subpath(input.manifest, parent=True),
+        lock=config["models"]["lock"],
+        allowed=config["models"]["remote_code"],
+        store=["--store", config["scoring"]["store"]] if config["scoring"]["store"] else [],
         embeddings=lambda wildcards: (
             "" if config["scoring"]["embeddings"] and wildcards.base != BACKGROUND else "--no-embeddings"
         ),
     shell:
         "python {input.cli:q} --shard {input.shard:q} --registry {input.registry:q} --model {wildcards.model:q}"
-        " --checkpoint {params.checkpoint:q} --device {params.device} --dtype {params.dtype} --batch-tokens {params.batch_tokens}"
-        " --pseudo-likelihood {params.pseudo_likelihood} {params.embeddings} --threads {threads}"
-        " --output {output.scores:q} --stats {output.stats:q} 2>&1 | tee {log:q} >&2"
+        " --checkpoint {params.checkpoint:q} --lock {params.lock:q} --allow-code {params.allowed:q}"
+        " --device {params.device} --dtype {params.dtype} {params.compiled} --batch-tokens {params.batch_tokens}"
+        " --marginals {params.marginals} --pseudo-likelihood {params.pseudo_likelihood} {params.embeddings}"
+        " {params.store:q} --threads {threads} --output {output.scores:q} --stats {output.stats:q} 2>&1 | tee {log:q} >&2"
 
 
 rule gather_scores:

@@ -14,6 +14,7 @@ rule record_run:
         lib=library("errors", "files", "columns", "models", "provenance"),
         files=LOCAL_INPUTS,
         registry=REGISTRY,
+        manifests=expand(rules.fetch_model.output.manifest, model=MODELS),
         summary=rules.normalise_variants.output.summary,
         ranked=rules.rank_variants.output.parquet,
         stats=expand(rules.score_variants.output.stats, base=f"results/{COHORT}", model=MODELS, shard=SHARDS),
@@ -31,7 +32,7 @@ rule record_run:
         models=MODELS,
     shell:
         "python {input.cli:q} --config {params.config:q} --inputs {input.files:q} --registry {input.registry:q}"
-        " --models {params.models:q} --summary {input.summary:q} --ranked {input.ranked:q} --stats {input.stats:q}"
+        " --models {params.models:q} --manifests {input.manifests:q} --summary {input.summary:q} --ranked {input.ranked:q} --stats {input.stats:q}"
         " --output {output.run:q} 2>&1 | tee {log:q} >&2"
 
 

@@ -1,6 +1,6 @@
 """Windows stage, for a cohort and for the neutral background of a reference alike ({base}).
 
-Requires  {base}/variants.parquet; config: scoring.shards, scoring.max_unknown_share
+Requires  {base}/variants.parquet; config: scoring
 Produces  {base}/windows/{model}/{shard}/windows.parquet   distinct sequences
           {base}/windows/{model}/{shard}/alleles.parquet   alleles with their window and offset
 """
@@ -9,7 +9,7 @@ Produces  {base}/windows/{model}/{shard}/windows.parquet   distinct sequences
 rule extract_windows:
     input:
         cli=script("extract_windows.py"),
-        lib=library("errors", "files", "columns", "models", "contigs", "vcf", "variants", "windows"),
+        lib=library("errors", "files", "columns", "models", "contigs", "vcf", "variants", "shards", "windows"),
         variants="{base}/variants.parquet",
         fasta=FASTA,
         registry=REGISTRY,
@@ -26,7 +26,10 @@ rule extract_windows:
         runtime=60,
     params:
         max_unknown_share=config["scoring"]["max_unknown_share"],
+        marginals=config["scoring"]["marginals"],
+        pseudo_likelihood=config["scoring"]["pseudo_likelihood"],
     shell:
         "python {input.cli:q} --variants {input.variants:q} --fasta {input.fasta:q} --registry {input.registry:q}"
         " --model {wildcards.model:q} --max-unknown-share {params.max_unknown_share}"
+        " --marginals {params.marginals} --pseudo-likelihood {params.pseudo_likelihood}"
         " --shards {output.shards:q} 2>&1 | tee {log:q} >&2"

@@ -15,6 +15,8 @@ def main() -> None:
     parser.add_argument("--registry", type=Path, required=True, help="model registry")
     parser.add_argument("--model", required=True, help="model of the registry")
     parser.add_argument("--max-unknown-share", type=float, required=True, help="of a window's bases")
+    parser.add_argument("--marginals", choices=["exact", "one-pass"], default="exact")
+    parser.add_argument("--pseudo-likelihood", choices=["one-pass", "exact"], default="one-pass")
     parser.add_argument("--shards", type=Path, nargs="+", required=True, help="folders to write, in order")
     args = parser.parse_args()
 
@@ -22,7 +24,16 @@ def main() -> None:
     from seqprior.windows import extract_windows
 
     facts = model_facts(args.registry, args.model)
-    count = extract_windows(args.variants, args.fasta, facts, args.shards, max_unknown_share=args.max_unknown_share)
+    passes = 2.0 * (facts.window / facts.k if args.pseudo_likelihood == "exact" else 1)
+    count = extract_windows(
+        args.variants,
+        args.fasta,
+        facts,
+        args.shards,
+        max_unknown_share=args.max_unknown_share,
+        one_pass=args.marginals == "one-pass",
+        pair_cost=passes,
+    )
     print(f"{count} windows for {args.model}")
 
 

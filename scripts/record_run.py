@@ -15,6 +15,7 @@ def main() -> None:
     parser.add_argument("--inputs", type=Path, nargs="+", required=True, help="input files of the run")
     parser.add_argument("--registry", type=Path, required=True, help="model registry")
     parser.add_argument("--models", nargs="+", required=True)
+    parser.add_argument("--manifests", type=Path, nargs="+", required=True, help="of the models, in their order")
     parser.add_argument("--summary", type=Path, required=True, help="counts of the variants stage")
     parser.add_argument("--ranked", type=Path, required=True, help="ranked.parquet")
     parser.add_argument("--stats", type=Path, nargs="+", required=True, help="throughput of each scoring job")
@@ -24,7 +25,9 @@ def main() -> None:
     from seqprior.files import written_whole
     from seqprior.provenance import describe_run
 
-    run = describe_run(args.config, args.inputs, args.registry, args.models, args.summary, args.ranked, args.stats)
+    run = describe_run(
+        args.config, args.inputs, args.registry, args.models, args.manifests, args.summary, args.ranked, args.stats
+    )
     with written_whole(args.output) as partial:
         partial.write_text(json.dumps(run, indent=2) + "\n")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+from functools import partial
 from pathlib import Path
 
 from seqprior.errors import run_script
@@ -14,32 +16,42 @@ def main() -> None:
     parser.add_argument("--shard", type=Path, required=True, help="folder with windows.parquet and alleles.parquet")
     parser.add_argument("--registry", type=Path, required=True, help="model registry")
     parser.add_argument("--model", required=True, help="model of the registry")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="folder of the model's files")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="folder that fetch_model.py made")
+    parser.add_argument("--lock", type=Path, required=True, help="models.lock")
+    parser.add_argument("--allow-code", nargs="*", default=[], help="models that may run their checkpoint's code")
     parser.add_argument("--device", choices=["cpu", "gpu"], required=True)
-    parser.add_argument("--dtype", choices=["auto", "float32", "bfloat16"], default="auto")
-    parser.add_argument("--batch-tokens", default="auto", help="bases in a batch, or auto")
+    parser.add_argument("--dtype", choices=["auto", "float32", "bfloat16", "int8"], default="auto")
+    parser.add_argument("--compile", action="store_true", help="with torch.compile")
+    parser.add_argument("--batch-tokens", default="auto", help="tokens in a batch, or auto")
+    parser.add_argument("--marginals", choices=["exact", "one-pass"], default="exact")
     parser.add_argument("--pseudo-likelihood", choices=["one-pass", "exact"], default="one-pass")
     parser.add_argument("--no-embeddings", action="store_true", help="leave the embedding distances empty")
+    parser.add_argument("--store", type=Path, help="score store")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, required=True, help="scores, as Parquet")
     parser.add_argument("--stats", type=Path, required=True, help="throughput, as JSON")
     args = parser.parse_args()
 
-    import torch
-
-    from seqprior.adapters import load_adapter
+    os.environ["HF_HUB_OFFLINE"] = "1"  # what a job reads is in its verified folder
     from seqprior.embedding import Scorer, score_shard
     from seqprior.files import written_whole
-    from seqprior.models import model_facts
+    from seqprior.loading import Job, Reading, arithmetic_of, open_scheme
 
-    torch.set_num_threads(args.threads)
-    facts = model_facts(args.registry, args.model, args.checkpoint)
-    adapter = load_adapter(facts, args.device, args.dtype, args.pseudo_likelihood == "exact")
+    reading = Reading(args.marginals == "one-pass", args.pseudo_likelihood == "exact")
+    facts, digest, scheme = open_scheme(args.registry, args.model, args.checkpoint, args.lock, args.allow_code, reading)
     budget = None if args.batch_tokens == "auto" else int(args.batch_tokens)
-    scorer = Scorer(adapter, budget, None if args.no_embeddings else facts.embedding_window)
-    stats = score_shard(scorer, args.shard, args.output)
-    with written_whole(args.stats) as partial:
-        partial.write_text(json.dumps({"model": args.model, **stats}, indent=2) + "\n")
+    arithmetic, store = arithmetic_of(args.dtype), None
+    if args.store:
+        from seqprior.store import ScoreStore
+
+        store = ScoreStore(args.store, digest, arithmetic + "-compiled" * args.compile)
+    with Job(facts, reading, args.device, args.threads) as job:
+        load = partial(job.load, arithmetic, compiled=args.compile)
+        exact = None if arithmetic == "float32" and not args.compile else partial(job.load, "float32")
+        scorer = Scorer(scheme, load, budget, None if args.no_embeddings else facts.embedding_window, store, exact)
+        stats = score_shard(scorer, args.shard, args.output)
+    with written_whole(args.stats) as partial_file:
+        partial_file.write_text(json.dumps({"model": args.model, **stats}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

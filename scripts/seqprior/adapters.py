@@ -1,46 +1,125 @@
-"""Sequence models behind one interface: leave-one-out marginals, pseudo-log-likelihoods, embeddings.
+"""Loaded models that answer requests: one adapter for all token models, one for seqprior's own network.
 
-An adapter stands for a tokenisation and an objective, not for a model. It takes base codes (`seqprior.sequence`) in
-batches, right-padded with N, and never sees a file, a strand rule or an allele: strands are handled here, once.
-
-All probabilities are natural logarithms over A, C, G, T, renormalised to these four.
+An adapter never sees a file, an allele or a strand rule: `seqprior.plans` says which token rows answer a request and
+how their readings add up. Log probabilities are natural, normalised over the tokens that stand for bases.
 """
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from seqprior.bidirectional import PAD_CODE, BidirectionalConfig, BidirectionalConvLM, reverse_complement
-from seqprior.device import torch_device
+from seqprior.batching import Batcher
+from seqprior.bidirectional import PAD_CODE, BidirectionalConfig, BidirectionalConvLM
 from seqprior.errors import BadInput
-from seqprior.models import ModelFacts, verify_weights
+from seqprior.models import ModelFacts, read_config
+from seqprior.networks import FAMILIES, load_network, read_weights, require_all_weights
+from seqprior.plans import Part, Reading, Request, Row, Scheme, read_scheme
+from seqprior.sequence import encode
+from seqprior.sequence import reverse_complement as other_strand
+from seqprior.tokenisation import Tokeniser
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+HEAD_ELEMENTS = 2**25  # logits that are held at a time
+DISTANCES = "embedding_distance"
 
 
 class Adapter(ABC):
     """One loaded model.
 
     Attributes:
-        site_method, pair_method: names of the scores it gives, as documented in docs/scores.md.
-        strand_symmetric: embeddings of a sequence and of its reverse complement hold the same numbers.
-        pads_exactly: N on the right of a shorter sequence changes nothing, so lengths may be mixed in a batch.
+        scheme: what it can be asked. arithmetic: number format of its weights.
+        strand_symmetric: states of a sequence and of its reverse complement hold the same numbers.
     """
 
-    site_method: str
-    pair_method: str
     strand_symmetric = False
-    pads_exactly = False
 
-    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
-        self.device, self.dtype = device, dtype
+    def __init__(self, scheme: Scheme, device: torch.device, arithmetic: str) -> None:
+        self.scheme, self.device, self.arithmetic = scheme, device, arithmetic
 
     @abstractmethod
+    def answers(self, batcher: Batcher, requests: Sequence[Request]) -> np.ndarray:
+        """Answers to requests of one kind and width: float32 (N, 2, width), by strand, in forward letters."""
+
+    @abstractmethod
+    def states(self, batcher: Batcher, sequences: Sequence[str], layer: int | None = None) -> list[Tensor]:
+        """States of each sequence as read from its start, one a token that covers bases: float32 (T, H), on the device.
+
+        Args:
+            layer: after so many layers; None after the last.
+        """
+
+    @abstractmethod
+    def token_of_base(self, sequence: str) -> np.ndarray:
+        """For each base the row of `states` that stands for it: int64 (L,)."""
+
+    @abstractmethod
+    def compile(self) -> None:
+        """Compile the network with torch.compile, for inputs of any shape."""
+
+    def require_finite(self, values: Tensor) -> None:
+        if not torch.isfinite(values).all():
+            advice = (
+                "check the checkpoint and its registry entry"
+                if self.arithmetic == "float32"
+                else "set scoring.dtype to float32"
+            )
+            raise BadInput(f"the model gave NaN or infinity in {self.arithmetic}; {advice}")
+
+
+class BidirectionalAdapter(Adapter):
+    """The bidirectional convolutional model: every position and both strands in one pass, nothing masked."""
+
+    strand_symmetric = True
+
+    def __init__(self, network: BidirectionalConvLM, scheme: Scheme, device: torch.device, arithmetic: str) -> None:
+        super().__init__(scheme, device, arithmetic)
+        self.dtype = torch.bfloat16 if arithmetic == "bfloat16" else torch.float32
+        self.network = network.to(device).eval()
+        self.network.tabulate(self.dtype)
+
+    def answers(self, batcher: Batcher, requests: Sequence[Request]) -> np.ndarray:
+        if requests and requests[0].kind == self.scheme.site_method:
+            return self._marginals(batcher, requests)
+        results = np.zeros((len(requests), 2, 1), np.float32)
+        codes = [encode(request.sequence) for request in requests]
+
+        def compute(numbers: list[int]) -> None:
+            stacked = self._stacked([codes[number] for number in numbers])
+            logs = torch.stack(self.network(stacked, self.dtype), 1).log_softmax(-1)
+            sums = known_base_sum(logs, stacked)
+            self.require_finite(sums)
+            results[numbers, :, 0] = sums.cpu().numpy()
+
+        batcher.run([len(code) for code in codes], compute)
+        return results
+
+    def _marginals(self, batcher: Batcher, requests: Sequence[Request]) -> np.ndarray:
+        """Sites of one window are read from one pass over it."""
+        results = np.zeros((len(requests), 2, 4), np.float32)
+        sites: dict[str, list[int]] = {}
+        for number, request in enumerate(requests):
+            sites.setdefault(request.sequence, []).append(number)
+        windows = list(sites)
+        codes = [encode(window) for window in windows]
+
+        def compute(numbers: list[int]) -> None:
+            stacked = self._stacked([codes[number] for number in numbers])
+            asked = [(row, site) for row, number in enumerate(numbers) for site in sites[windows[number]]]
+            rows = torch.tensor([row for row, _ in asked], device=self.device)
+            offsets = torch.tensor([requests[site].at[0] for _, site in asked], device=self.device)
+            logs = self.marginals(stacked, rows, offsets)
+            self.require_finite(logs)
+            results[[site for _, site in asked]] = logs.cpu().numpy()
+
+        batcher.run([len(code) for code in codes], compute)
+        return results
+
     def marginals(self, codes: Tensor, rows: Tensor, offsets: Tensor) -> Tensor:
         """log p(base | all other bases) at (rows[i], offsets[i]) on both strands, in forward letters.
 
@@ -50,119 +129,42 @@ class Adapter(ABC):
         Returns:
             float32 (N, 2, 4): forward strand, reverse strand.
         """
-
-    @abstractmethod
-    def pseudo_log_likelihoods(self, codes: Tensor, rows: int) -> Tensor:
-        """Sum over known bases of log p(base | the others) + log 4, both strands: float64 (B, 2).
-
-        The uniform background keeps sequences of different lengths comparable: a base that the model finds no more
-        likely than chance adds nothing. An adapter that needs several passes makes them with `rows` rows each.
-        """
-
-    @abstractmethod
-    def embeddings(self, codes: Tensor) -> Tensor:
-        """Last-layer states of the forward strand, float32 (B, L, H)."""
-
-    def to_device(self, codes: np.ndarray) -> Tensor:
-        return torch.from_numpy(codes.astype(np.int64)).to(self.device)
-
-
-class BidirectionalAdapter(Adapter):
-    """The bidirectional convolutional model: every position and both strands in one pass, nothing masked."""
-
-    site_method = "leave_one_out_marginal"
-    pair_method = "leave_one_out_pseudo_likelihood"
-    strand_symmetric = True
-    pads_exactly = True
-
-    def __init__(self, network: BidirectionalConvLM, device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__(device, dtype)
-        self.network = network.to(device).eval()
-        self.network.tabulate(dtype)
-
-    def marginals(self, codes: Tensor, rows: Tensor, offsets: Tensor) -> Tensor:
         reach = self.network.config.reach
         middles = codes.shape[1] == 2 * reach + 1 and bool((offsets == reach).all())
         if middles and torch.equal(rows, torch.arange(len(codes), device=rows.device)):
             left, right = self.network.site_states(codes, self.dtype)
         else:
             left, right = (states[rows, offsets] for states in self.network.states(codes, self.dtype))
-        logits = self.network.strand_logits(left, right)
-        return torch.stack(logits, 1).log_softmax(-1)
+        return torch.stack(self.network.strand_logits(left, right), 1).log_softmax(-1)
 
-    def pseudo_log_likelihoods(self, codes: Tensor, rows: int) -> Tensor:
-        logits = torch.stack(self.network(codes, self.dtype), 1)
-        return known_base_sum(logits.log_softmax(-1), codes)
+    def states(self, batcher: Batcher, sequences: Sequence[str], layer: int | None = None) -> list[Tensor]:
+        if layer is not None:
+            raise BadInput(f"{self.scheme.facts.id} has states of its last layer alone; leave the layer out")
+        results: list[Tensor] = [torch.empty(0)] * len(sequences)
+        codes = [encode(sequence) for sequence in sequences]
 
-    def embeddings(self, codes: Tensor) -> Tensor:
-        return torch.cat(self.network.states(codes, self.dtype), -1).float()
+        def compute(numbers: list[int]) -> None:
+            states = torch.cat(self.network.states(self._stacked([codes[n] for n in numbers]), self.dtype), -1).float()
+            self.require_finite(states)
+            for row, number in enumerate(numbers):
+                results[number] = states[row, : len(codes[number])].clone()
 
+        batcher.run([len(code) for code in codes], compute)
+        return results
 
-class MaskedBaseAdapter(Adapter):
-    """Masked language models of transformers with one token per base, an optional start and an optional end token.
+    def token_of_base(self, sequence: str) -> np.ndarray:
+        return np.arange(len(sequence))
 
-    Args:
-        network: a `...ForMaskedLM`, its parameters in `dtype` already (its buffers need not be).
-        vocabulary: token ids of A, C, G, T, N, [MASK], [PAD] and, where used, [CLS] and [SEP].
-        exact: pseudo-log-likelihoods mask one position per row instead of reading all from one unmasked pass.
-    """
+    def compile(self) -> None:
+        self.network.tower = torch.compile(self.network.tower, dynamic=True)
+        self.network.prefix_state = torch.compile(self.network.prefix_state, dynamic=True)
 
-    site_method = "masked_marginal"
-
-    def __init__(self, network, vocabulary: dict[str, int], device: torch.device, dtype: torch.dtype, exact: bool):
-        super().__init__(device, dtype)
-        self.network = network.to(device).eval()
-        self.vocabulary = vocabulary
-        self.exact = exact
-        self.pair_method = "masked_pseudo_likelihood" if exact else "unmasked_pseudo_likelihood"
-        self.bases = torch.tensor([vocabulary[base] for base in "ACGT"], device=device)
-        self.token_of = torch.tensor([vocabulary[base] for base in "ACGTN"], device=device)
-        self.starts = "[CLS]" in vocabulary
-
-    def _tokens(self, codes: Tensor) -> Tensor:
-        tokens = self.token_of[codes]
-
-        def edge(name: str) -> list[Tensor]:
-            present = name in self.vocabulary
-            return [torch.full_like(tokens[:, :1], self.vocabulary[name])] if present else []
-
-        return torch.cat([*edge("[CLS]"), tokens, *edge("[SEP]")], 1)
-
-    def _log_probabilities(self, tokens: Tensor, at: Tensor) -> Tensor:
-        """Over the four bases at token position `at` (N,) of each row: (N, 4)."""
-        logits = self.network(input_ids=tokens).logits
-        chosen = logits[torch.arange(len(at), device=self.device), at]
-        return chosen[:, self.bases].float().log_softmax(-1)
-
-    def _masked(self, codes: Tensor, offsets: Tensor) -> Tensor:
-        tokens = self._tokens(codes)
-        at = offsets + int(self.starts)
-        tokens[torch.arange(len(at), device=self.device), at] = self.vocabulary["[MASK]"]
-        return self._log_probabilities(tokens, at)
-
-    def marginals(self, codes: Tensor, rows: Tensor, offsets: Tensor) -> Tensor:
-        windows = codes[rows]
-        forward = self._masked(windows, offsets)
-        reverse = self._masked(reverse_complement(windows), codes.shape[1] - 1 - offsets).flip(-1)
-        return torch.stack([forward, reverse], 1)
-
-    def pseudo_log_likelihoods(self, codes: Tensor, rows: int) -> Tensor:
-        strands = []
-        for strand in (codes, reverse_complement(codes)):
-            if self.exact:
-                logs = torch.zeros(*codes.shape, 4, device=self.device)
-                for sites in (strand < PAD_CODE).nonzero().split(rows):
-                    number, offset = sites.T
-                    logs[number, offset] = self._masked(strand[number], offset)
-            else:
-                logits = self.network(input_ids=self._tokens(strand)).logits[:, int(self.starts) :]
-                logs = logits[:, : codes.shape[1], self.bases].float().log_softmax(-1)
-            strands.append(known_base_sum(logs[:, None], strand))
-        return torch.cat(strands, 1)
-
-    def embeddings(self, codes: Tensor) -> Tensor:
-        states = self.network.base_model(input_ids=self._tokens(codes)).last_hidden_state
-        return states[:, int(self.starts) : int(self.starts) + codes.shape[1]].float()
+    def _stacked(self, codes: Sequence[np.ndarray]) -> Tensor:
+        """Codes of one batch, padded with N, which the network reads like a contig's end: int64 (B, L)."""
+        stacked = np.full((len(codes), max(map(len, codes))), PAD_CODE, np.int64)
+        for row, code in enumerate(codes):
+            stacked[row, : len(code)] = code
+        return torch.from_numpy(stacked).to(self.device)
 
 
 def known_base_sum(logs: Tensor, codes: Tensor) -> Tensor:
@@ -173,14 +175,256 @@ def known_base_sum(logs: Tensor, codes: Tensor) -> Tensor:
     return (picked * known).sum(-1, dtype=torch.float64)  # differences of long sums: float32 would show in LLRs
 
 
-def load_bidirectional(facts: ModelFacts, device: torch.device, dtype: torch.dtype, exact: bool) -> Adapter:
-    from safetensors.torch import load_file
+@dataclass(slots=True)
+class Pack:
+    """Rows that share a prefix, as one input: the prefix once, then the rest of each row, blind to one another."""
 
-    weights = load_file(verify_weights(facts))
-    config_file = facts.path / "config.json"
+    rows: list[int]
+    prefix: int
+    starts: list[int]
+    length: int
+
+
+class TokenAdapter(Adapter):
+    """A masked or causal language model over tokens of any kind."""
+
+    def __init__(self, network, tokeniser: Tokeniser, scheme: Scheme, device: torch.device, arithmetic: str) -> None:
+        super().__init__(scheme, device, arithmetic)
+        self.network, self.tokeniser = network, tokeniser
+        self.causal = scheme.facts.objective == "causal"
+        self.outcomes = torch.from_numpy(tokeniser.outcomes).to(device)
+        self.branches = hasattr(network, "sliding_window")
+
+    def answers(self, batcher: Batcher, requests: Sequence[Request]) -> np.ndarray:
+        results = np.zeros((len(requests), 2, requests[0].width if requests else 1), np.float64)
+        rows: list[Row] = []
+        reads: list[list[int]] = []
+        parts: list[Part] = []
+        owner: list[int] = []
+        number_of: dict[tuple, int] = {}
+        for number, request in enumerate(requests):
+            for part in self.scheme.parts(request):
+                row = number_of.setdefault(part.row.identity, len(rows))
+                if row == len(rows):
+                    rows.append(part.row)
+                    reads.append([])
+                reads[row].append(len(parts))
+                parts.append(part)
+                owner.append(number)
+                results[number, part.strand] += part.constant
+        packs = self._packs(rows)
+
+        def compute(numbers: list[int]) -> None:
+            chosen = [packs[number] for number in numbers]
+            asked = [part for pack in chosen for row in pack.rows for part in reads[row]]
+            sums = self._read(chosen, rows, [[parts[p] for p in reads[row]] for pack in chosen for row in pack.rows])
+            self.require_finite(sums)
+            values = sums.cpu().numpy()
+            for part, value in zip(asked, values, strict=True):
+                results[owner[part], parts[part].strand] += value
+
+        batcher.run([pack.length for pack in packs], compute)
+        return results.astype(np.float32)
+
+    def _packs(self, rows: list[Row]) -> list[Pack]:
+        """Rows of one prefix together, where the network can tell branches apart; else each row on its own."""
+        if not self.branches:
+            return [Pack([number], 0, [0], len(row)) for number, row in enumerate(rows)]
+        shared: dict[bytes, list[int]] = {}
+        packs = []
+        for number, row in enumerate(rows):
+            if row.prefix:
+                shared.setdefault(row.ids[: row.prefix].tobytes(), []).append(number)
+            else:
+                packs.append(Pack([number], 0, [0], len(row)))
+        for numbers in shared.values():
+            prefix = rows[numbers[0]].prefix
+            lengths = [len(rows[number]) - prefix for number in numbers]
+            starts = [prefix, *(prefix + np.cumsum(lengths)[:-1]).tolist()]
+            packs.append(Pack(numbers, prefix, starts, prefix + sum(lengths)))
+        return packs
+
+    def _read(self, packs: list[Pack], rows: list[Row], reads: list[list[Part]]) -> Tensor:
+        """One forward pass: the weighted sums that each part of each row reads, float64 (parts, C)."""
+        ids, attention, positions, visible = self._inputs(packs, rows)
+        places, candidates, weights, owners = [], [], [], []
+        at = 0
+        row_reads = iter(reads)
+        for line, pack in enumerate(packs):
+            for start in pack.starts:
+                for part in next(row_reads):
+                    # Causal models predict a token from the one before it: the first of a branch from the prefix's last.
+                    spot = part.positions - int(self.causal)
+                    if pack.prefix:
+                        spot = np.where(spot < pack.prefix, spot, spot - pack.prefix + start)
+                    places.append(line * ids.shape[1] + spot)
+                    candidates.append(part.candidates)
+                    weights.append(np.full(len(spot), part.weight))
+                    owners.append(np.full(len(spot), at))
+                    at += 1
+        place, read_of = np.unique(np.concatenate(places), return_inverse=True)
+        states = self._wanted(ids, attention, positions, visible, place)
+        picks = torch.from_numpy(np.concatenate(candidates)).to(self.device)
+        scale = torch.from_numpy(np.concatenate(weights)).to(self.device)
+        owner = torch.from_numpy(np.concatenate(owners)).to(self.device)
+        read_of = torch.from_numpy(read_of).to(self.device)
+        picked = torch.empty(picks.shape, dtype=torch.float64, device=self.device)
+        step = max(1, HEAD_ELEMENTS // self.network.vocab_size)
+        order = torch.argsort(read_of, stable=True)
+        bounds = torch.searchsorted(read_of[order], torch.arange(0, len(place) + step, step, device=self.device))
+        for chunk in range(len(bounds) - 1):
+            chosen = order[bounds[chunk] : bounds[chunk + 1]]
+            logits = self.network.head(states[chunk * step : (chunk + 1) * step])
+            logs = logits[:, self.outcomes].float().log_softmax(-1)
+            picked[chosen] = logs[read_of[chosen] - chunk * step].gather(1, picks[chosen]).double()
+        sums = torch.zeros((at, picks.shape[1]), dtype=torch.float64, device=self.device)
+        return sums.index_add_(0, owner, picked * scale[:, None])
+
+    def _inputs(self, packs: list[Pack], rows: list[Row]) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+        """Token numbers (B, T), and as they are needed: which tokens count, their positions, what each may see."""
+        width = max(pack.length for pack in packs)
+        pad = self.tokeniser.pad if self.tokeniser.pad is not None else 0
+        ids = np.full((len(packs), width), pad, np.int64)
+        for line, pack in enumerate(packs):
+            first = rows[pack.rows[0]]
+            ids[line, : pack.prefix] = first.ids[: pack.prefix]
+            for start, number in zip(pack.starts, pack.rows, strict=True):
+                row = rows[number]
+                ids[line, start : start + len(row) - pack.prefix] = row.ids[pack.prefix :]
+                if row.masked:
+                    ids[line, list(row.masked)] = self.tokeniser.mask
+        lengths = np.array([pack.length for pack in packs])
+        short = lengths < width
+        attention = None
+        if short.any() and not self.branches:
+            attention = self._sent(np.arange(width)[None] < lengths[:, None])
+        if not any(len(pack.rows) > 1 for pack in packs):
+            return self._sent(ids), attention, None, None
+        positions, visible = self._branched(packs, width)
+        return self._sent(ids), None, self._sent(positions), self._sent(visible)
+
+    def _branched(self, packs: list[Pack], width: int) -> tuple[np.ndarray, np.ndarray]:
+        """Positions (B, T) as if each branch followed the prefix alone, and what each token may see (B, T, T)."""
+        positions = np.zeros((len(packs), width), np.int64)
+        branch = np.full((len(packs), width), -1, np.int64)
+        for line, pack in enumerate(packs):
+            positions[line, : pack.prefix] = np.arange(pack.prefix)
+            branch[line, : pack.prefix] = 0
+            for number, (start, end) in enumerate(zip(pack.starts, [*pack.starts[1:], pack.length], strict=True), 1):
+                positions[line, start:end] = pack.prefix + np.arange(end - start)
+                branch[line, start:end] = number
+        before = positions[:, :, None] >= positions[:, None, :]
+        own = (branch[:, None, :] == 0) | (branch[:, :, None] == branch[:, None, :])
+        visible = before & own & (branch[:, None, :] >= 0)
+        if self.network.sliding_window:
+            visible &= positions[:, :, None] - positions[:, None, :] < self.network.sliding_window
+        visible |= np.eye(width, dtype=bool)  # padding sees itself: a row that sees nothing would be NaN
+        return positions, visible
+
+    def _wanted(self, ids, attention, positions, visible, place: np.ndarray) -> Tensor:
+        """States at flat token positions `place` (N,), sorted: (N, H)."""
+        line, spot = np.divmod(place, ids.shape[1])
+        counts = np.bincount(line, minlength=len(ids))
+        extra = {} if visible is None else {"positions": positions, "visible": visible}
+        if 2 * counts.max() > ids.shape[1]:
+            return self.network.states(ids, attention, **extra)[self._sent(line), self._sent(spot)]
+        rank = np.arange(len(place)) - np.repeat(np.cumsum(counts) - counts, counts)
+        keep = np.zeros((len(ids), counts.max()), np.int64)
+        keep[line, rank] = spot
+        states = self.network.states(ids, attention, keep=self._sent(keep), **extra)
+        return states[self._sent(line), self._sent(rank)]
+
+    def _sent(self, values: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(values)
+        return (
+            tensor.to(self.device)
+            if self.device.type == "cpu"
+            else tensor.pin_memory().to(self.device, non_blocking=True)
+        )
+
+    def compile(self) -> None:
+        self.network.states = torch.compile(self.network.states, dynamic=True)
+
+    def states(self, batcher: Batcher, sequences: Sequence[str], layer: int | None = None) -> list[Tensor]:
+        tokens = [self.tokeniser.tokens(sequence) for sequence in sequences]
+        rows = [Row(entry.ids) for entry in tokens]
+        results: list[Tensor] = [torch.empty(0)] * len(sequences)
+
+        def compute(numbers: list[int]) -> None:
+            packs = [Pack([number], 0, [0], len(rows[number])) for number in numbers]
+            ids, attention, _, _ = self._inputs(packs, rows)
+            found = self.network.states(ids, attention, layer=layer).float()
+            for line, number in enumerate(numbers):
+                covering = tokens[number].last > tokens[number].first
+                results[number] = found[line, : len(covering)][self._sent(covering)]
+                self.require_finite(results[number])
+
+        batcher.run([len(row) for row in rows], compute)
+        return results
+
+    def token_of_base(self, sequence: str) -> np.ndarray:
+        first, last = self.tokeniser.cut(sequence)[1:3]
+        if self.scheme.facts.tokenisation == "overlapping-kmer":  # the token in whose middle the base lies
+            return np.clip(np.arange(len(sequence)) - self.scheme.facts.k // 2, 0, max(len(first) - 1, 0))
+        return np.repeat(np.arange(len(first)), last - first)
+
+
+def strand_states(adapter: Adapter, batcher: Batcher, sequences: Sequence[str]) -> list[tuple[Tensor, Tensor]]:
+    """States of every base (L, H) as read on the forward and on the reverse strand, both in forward order."""
+    if adapter.strand_symmetric:
+        return [(states, states) for states in _base_states(adapter, batcher, sequences)]
+    forward = _base_states(adapter, batcher, sequences)
+    reverse = _base_states(adapter, batcher, [other_strand(sequence) for sequence in sequences])
+    return [(first, second.flip(0)) for first, second in zip(forward, reverse, strict=True)]
+
+
+def _base_states(adapter: Adapter, batcher: Batcher, sequences: Sequence[str]) -> list[Tensor]:
+    """States of each base (L, H): those of the token that stands for it."""
+    found = adapter.states(batcher, sequences)
+    tokens = (torch.from_numpy(adapter.token_of_base(sequence)) for sequence in sequences)
+    return [states[index.to(states.device)] for states, index in zip(found, tokens, strict=True)]
+
+
+def load_adapter(facts: ModelFacts, device: torch.device, arithmetic: str, reading: Reading) -> Adapter:
+    """Load a registered model from its verified folder.
+
+    Args:
+        arithmetic: 'float32', 'bfloat16' or 'int8'.
+
+    Raises:
+        BadInput: unknown family, or weights, vocabulary or registry entry do not fit each other.
+    """
+    if facts.family not in FAMILIES:
+        raise BadInput(f"{facts.id}: unknown family {facts.family!r}; known are {', '.join(FAMILIES)}")
+    torch.backends.cudnn.allow_tf32 = False  # PyTorch's default lets convolutions round float32 to 10 bits
+    scheme = read_scheme(facts, reading)
+    if facts.family == "bidirectional-conv":
+        if arithmetic == "int8":
+            raise BadInput(f"{facts.id}: scoring.dtype is int8, which this network has not; use float32 or bfloat16")
+        return BidirectionalAdapter(load_bidirectional(facts), scheme, device, arithmetic)
+    tokeniser = scheme.tokeniser
+    assert tokeniser is not None
+    network = load_network(facts, tokeniser, device, arithmetic, longest=longest_row(facts, tokeniser))
+    return TokenAdapter(network, tokeniser, scheme, device, arithmetic)
+
+
+def longest_row(facts: ModelFacts, tokeniser: Tokeniser) -> int:
+    """Tokens of the longest row that a window gives, start and end tokens included."""
+    ends = tokeniser.lead + int(tokeniser.end is not None)
+    if facts.tokenisation == "kmer":
+        return facts.window // facts.k + ends
+    if facts.tokenisation == "overlapping-kmer":
+        return facts.window - facts.k + 1 + ends
+    return (facts.window if facts.tokenisation == "single-base" else facts.window // 3) + ends
+
+
+def load_bidirectional(facts: ModelFacts) -> BidirectionalConvLM:
+    """seqprior's own network."""
+    weights = read_weights(facts)
+    config_file = Path(str(facts.path)) / "config.json"
     try:
-        config = BidirectionalConfig.from_dict(json.loads(config_file.read_text())["network"])
-    except (OSError, KeyError, TypeError, ValueError) as error:
+        config = BidirectionalConfig.from_dict(read_config(facts)["network"])
+    except (KeyError, TypeError, ValueError) as error:
         raise BadInput(f"{config_file}: no shape of a {facts.family} network ({error}); restore the file") from error
     if 2 * config.reach + 1 != facts.window:
         raise BadInput(
@@ -192,77 +436,4 @@ def load_bidirectional(facts: ModelFacts, device: torch.device, dtype: torch.dty
     except RuntimeError as error:
         raise BadInput(f"{facts.path}: the weights do not have config.json's shapes; restore both files") from error
     require_all_weights(facts, missing, unexpected)
-    return BidirectionalAdapter(network, device, dtype)
-
-
-def load_masked_base(facts: ModelFacts, device: torch.device, dtype: torch.dtype, exact: bool) -> Adapter:
-    from transformers import AutoModelForMaskedLM
-
-    verify_weights(facts)
-    try:
-        network, info = AutoModelForMaskedLM.from_pretrained(
-            facts.path, local_files_only=True, attn_implementation="sdpa", output_loading_info=True, dtype=dtype
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).partition("\n")[0].rstrip(".")
-        raise BadInput(f"{facts.path}: transformers cannot load {facts.id} ({reason}); restore the files") from error
-    require_all_weights(facts, info["missing_keys"], info["unexpected_keys"])
-    require_vocabulary(facts, network)
-    require_room(facts, network)
-    return MaskedBaseAdapter(network, facts.vocabulary, device, dtype, exact)
-
-
-def require_all_weights(facts: ModelFacts, missing, unexpected) -> None:
-    """A missing weight would be left random, an unexpected one ignored: both give plausible nonsense."""
-    if missing or unexpected:
-        raise BadInput(
-            f"{facts.path}: the weights do not fit the architecture {facts.family} "
-            f"(missing: {', '.join(sorted(missing)) or 'none'}; unexpected: {', '.join(sorted(unexpected)) or 'none'})"
-        )
-
-
-def require_vocabulary(facts: ModelFacts, network) -> None:
-    """Every token has a number of its own within the checkpoint's table, and the checkpoint masks with the same one."""
-    size = network.get_input_embeddings().num_embeddings
-    numbers = [facts.vocabulary.get(token) for token in (*"ACGT", "[MASK]")]
-    own = getattr(network.config, "mask_token_id", None)  # ESM's token dropout looks for it
-    if (
-        "N" not in facts.vocabulary
-        or not all(isinstance(number, int) and 0 <= number < size for number in (*numbers, *facts.vocabulary.values()))
-        or len(set(numbers)) < len(numbers)
-        or own not in (None, facts.vocabulary["[MASK]"])
-    ):
-        raise BadInput(f"{facts.id}: the registry's vocabulary does not fit the checkpoint's {size} tokens")
-
-
-def require_room(facts: ModelFacts, network) -> None:
-    """A window fits into the table of learned positions, where there is one."""
-    for name, module in network.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
-            first = 0 if module.padding_idx is None else module.padding_idx + 1  # as in RoBERTa and ESM
-            room = module.num_embeddings - first - len({"[CLS]", "[SEP]"} & set(facts.vocabulary))
-            if facts.window > room:
-                raise BadInput(
-                    f"{facts.path}: the network takes up to {room} bases, the registry says window: {facts.window}"
-                )
-
-
-FAMILIES = {"bidirectional-conv": load_bidirectional, "masked-base": load_masked_base}
-
-
-def load_adapter(facts: ModelFacts, device: str, dtype: str, exact: bool) -> Adapter:
-    """Load a registered model.
-
-    Args:
-        device: 'cpu' or 'gpu'. dtype: 'auto' (float32), 'float32' or 'bfloat16'.
-        exact: mask every position in turn for pseudo-log-likelihoods of masked models.
-
-    Raises:
-        BadInput: unknown family, damaged or unfitting weights, or a GPU was asked for and there is none.
-    """
-    if facts.family not in FAMILIES:
-        raise BadInput(f"{facts.id}: unknown family {facts.family!r}; known are {', '.join(FAMILIES)}")
-    place = torch_device(device)
-    torch_dtype = torch.float32 if dtype == "auto" else DTYPES[dtype]
-    torch.backends.cudnn.allow_tf32 = False  # PyTorch's default lets convolutions round float32 to 10 bits
-    return FAMILIES[facts.family](facts, place, torch_dtype, exact)
+    return network

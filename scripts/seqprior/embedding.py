@@ -1,314 +1,134 @@
 """Scores of alleles by a sequence model: `llr = log p(alt) - log p(ref)`, natural log, lower is more surprising.
 
-A substitution of one base is read from the leave-one-out marginal of its site, so one forward pass serves all four
-bases. Any other allele is compared as a haplotype: the pseudo-log-likelihood of the window with the alternate allele
-minus that with the reference allele, over the same flanks. Both strands are scored and averaged; their difference is
-kept.
+A shard is scored a group of alleles at a time. Each allele is planned as requests (`seqprior.plans`); equal requests
+are one. What the score store knows is read from it, the rest is computed in batches and added to the store. Reading
+and planning of the next group go on while the model works, and the model is not even loaded if nothing is left to
+compute. Both strands are scored and averaged; their difference is kept.
 """
 
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
-from seqprior.adapters import Adapter
-from seqprior.bidirectional import PAD_CODE, reverse_complement
-from seqprior.columns import SCORES, Status
-from seqprior.errors import BadInput, OutOfMemory
+from seqprior.adapters import DISTANCES, Adapter, strand_states
+from seqprior.batching import Batcher, Progress, Throughput, ahead
+from seqprior.columns import SCORES, Reason, Status
 from seqprior.files import written_whole
-from seqprior.sequence import encode
+from seqprior.plans import Plan, Request, Scheme
+from seqprior.shards import read_groups
+
+if TYPE_CHECKING:
+    from seqprior.store import ScoreStore
 
 log = logging.getLogger(__name__)
 
-CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 16_384, 262_144
-HELD_BASES = 16_384  # of each haplotype, whose states are in host memory at a time
-PROGRESS_SECONDS = 10.0
+HELD_BASES = {"cpu": 16_384, "cuda": 131_072}  # whose states are held at a time for distances
+ROWS_AHEAD = 2**22  # bases of requests that are turned into token rows at a time
+CHECKED = 64  # alleles whose LLR is computed exactly too, to measure the error of an approximation
+NUMBERS = [name for name in SCORES if name not in ("variant_id", "chrom", "pos", "ref", "alt", "method")][:-2]
 
 
 @dataclass
-class Throughput:
-    """What a job computed; `tokens` counts bases through the network, padding included."""
+class Group:
+    """Alleles that are scored together.
 
-    tokens: int = 0
-    seconds: float = 0.0
-    batches: int = 0
-    halvings: int = 0
-
-
-@dataclass
-class Batcher:
-    """Runs a function over sequences in batches of at most `budget` bases, in order of length.
-
-    Running out of memory halves the budget for good; when a single sequence does not fit, `OutOfMemory` is raised.
+    Attributes:
+        frame: rows of `shards.ALLELE_COLUMNS`. rows: those of it that have a plan. plans: one for each of these.
+        requests: number of each distinct request; distances: request of each planned row, if they are wanted.
     """
 
-    adapter: Adapter
-    budget: int
-    what: str = ""
-    throughput: Throughput = field(default_factory=Throughput)
-
-    def run(
-        self,
-        sequences: Sequence[np.ndarray],
-        compute: Callable[[np.ndarray, list[int]], None],
-        quiet: bool = False,
-    ) -> None:
-        """Call `compute(codes, numbers)` for each batch: codes uint8 (B, L), right-padded; numbers index `sequences`.
-
-        A batch that did not fit is computed again in parts. With `quiet`, the caller reports progress.
-        """
-        order = sorted(range(len(sequences)), key=lambda number: len(sequences[number]))
-        progress = None if quiet else Progress(self.what, sum(map(len, sequences)))
-        position = 0
-        while position < len(order):
-            numbers = self._next(sequences, order, position)
-            width = max(len(sequences[number]) for number in numbers)
-            codes = np.full((len(numbers), width), PAD_CODE, np.uint8)
-            for row, number in enumerate(numbers):
-                codes[row, : len(sequences[number])] = sequences[number]
-            started = time.perf_counter()
-            if not fits_into_memory(compute, codes, numbers):
-                self._halve(len(numbers), width)
-                continue
-            self.throughput.seconds += time.perf_counter() - started
-            self.throughput.tokens += codes.size
-            self.throughput.batches += 1
-            position += len(numbers)
-            if progress:
-                progress.add(sum(len(sequences[number]) for number in numbers))
-        if progress:
-            progress.close()
-
-    def _next(self, sequences: Sequence[np.ndarray], order: list[int], position: int) -> list[int]:
-        shortest = len(sequences[order[position]])
-        numbers: list[int] = []
-        for number in (order[index] for index in range(position, len(order))):
-            length = len(sequences[number])
-            if numbers and ((len(numbers) + 1) * length > self.budget or not self._fits(shortest, length)):
-                break
-            numbers.append(number)
-        return numbers
-
-    def _fits(self, shortest: int, length: int) -> bool:
-        return length == shortest or (self.adapter.pads_exactly and length <= 1.2 * shortest)
-
-    def _halve(self, rows: int, width: int) -> None:
-        if self.budget <= width:
-            raise OutOfMemory(f"one window of {width} bases does not fit into memory; use a larger device")
-        # One row may still be computed in passes of several rows, as many as the budget allows.
-        self.budget = max(width, (rows * width if rows > 1 else self.budget) // 2)
-        self.throughput.halvings += 1
-        if self.adapter.device.type == "cuda":
-            torch.cuda.empty_cache()
-        log.warning(
-            "out of memory with %d windows of %d bases; going on with %d bases a batch", rows, width, self.budget
-        )
+    frame: pd.DataFrame
+    rows: list[int]
+    plans: list[Plan]
+    requests: dict[Request, int]
+    distances: list[Request] = field(default_factory=list)
 
 
-def fits_into_memory(compute: Callable[[np.ndarray, list[int]], None], codes: np.ndarray, numbers: list[int]) -> bool:
-    """Run `compute(codes, numbers)`; False if the device or the host has no memory for it.
+def plan_group(
+    scheme: Scheme, frame: pd.DataFrame, windows: Sequence[str], first: int, embedding_window: int | None
+) -> Group:
+    """What has to be asked for a group of alleles; `first` is the number of `windows`' first."""
+    group = Group(frame, [], [], {})
+    columns = frame[["window", "offset", "ref", "alt", "status"]].itertuples(index=False, name=None)
+    for row, (window, offset, ref, alt, status) in enumerate(columns):
+        if status != Status.SCORED:
+            continue
+        text, at = windows[int(window) - first], int(offset)
+        plan = scheme.plan(text, at, ref, alt)
+        if plan is None:
+            continue
+        group.rows.append(row)
+        group.plans.append(plan)
+        for request in (plan.alt, plan.ref):
+            group.requests.setdefault(request, len(group.requests))
+        if embedding_window is not None:
+            request = distance_request(scheme, text, at, ref, alt, embedding_window)
+            group.requests.setdefault(request, len(group.requests))
+            group.distances.append(request)
+    return group
 
-    A function of its own, so that the failed pass's tensors are free before the next one.
+
+def distance_request(scheme: Scheme, window: str, offset: int, ref: str, alt: str, size: int) -> Request:
+    """Distances of the embeddings of both haplotypes, within `size` bases around the allele."""
+    left, right = scheme.haplotype_flanks(offset, max(len(ref), len(alt)), size)
+    before, after = window[offset - left : offset], window[offset + len(ref) : offset + len(ref) + right]
+    return Request(DISTANCES, f"{before} {ref} {alt} {after}", (), 2)
+
+
+def distances(adapter: Adapter, batcher: Batcher, requests: Sequence[Request]) -> np.ndarray:
+    """Distances between the last-layer states of two haplotypes, by strand: float32 (N, 2, 2).
+
+    The Euclidean distance is over all bases of the flanks, and of the allele if it keeps its length; the cosine
+    distance is one minus the cosine of the states averaged over the haplotype's bases. A token's state stands for each
+    of its bases.
     """
-    try:
-        with torch.inference_mode():
-            compute(codes, numbers)
-    except MemoryError:
-        return False
-    except RuntimeError as error:  # on the CPU, PyTorch has no class for this
-        if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error):
-            return False
-        raise
-    return True
+    results = np.zeros((len(requests), 2, 2), np.float32)
+    held = HELD_BASES.get(adapter.device.type, HELD_BASES["cuda"])
+    chunk: list[int] = []
+    bases = 0
 
+    def flush() -> None:
+        pieces = [requests[number].sequence.split(" ") for number in chunk]
+        pairs = [(left + ref + right, left + alt + right) for left, ref, alt, right in pieces]
+        distinct = list(dict.fromkeys(haplotype for pair in pairs for haplotype in pair))
+        states = dict(zip(distinct, strand_states(adapter, batcher, distinct), strict=True))
+        for number, (left, ref, alt, right), pair in zip(chunk, pieces, pairs, strict=True):
+            for strand in range(2):
+                reference, alternate = (states[haplotype][strand] for haplotype in pair)
+                results[number, strand] = distance(reference, alternate, len(left), len(right), len(ref) == len(alt))
+        chunk.clear()
 
-class Progress:
-    """A progress bar on a terminal, plain lines every few seconds in a log."""
-
-    def __init__(self, what: str, total: int) -> None:
-        self.what, self.total, self.done = what, total, 0
-        self.started = self.last = time.monotonic()
-        self.bar = None
-        if sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self.bar = tqdm(total=total, desc=what, unit="base", unit_scale=True)
-
-    def add(self, bases: int) -> None:
-        self.done += bases
-        now = time.monotonic()
-        if self.bar is not None:
-            self.bar.update(bases)
-        elif now - self.last >= PROGRESS_SECONDS:
-            self.last = now
-            rate = self.done / (now - self.started)
-            log.info("%s: %.0f%% of %d bases, %.0f a second", self.what, 100 * self.done / self.total, self.total, rate)
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-
-def site_marginals(
-    batcher: Batcher, windows: Sequence[np.ndarray], sites: Sequence[tuple[int, int]]
-) -> dict[tuple[int, int], np.ndarray]:
-    """log p(base | all others) of each distinct site.
-
-    Args:
-        windows: base codes. sites: (window number, offset).
-
-    Returns:
-        site to float32 (2, 4): strand, base in forward letters.
-    """
-    offsets: dict[int, list[int]] = {}
-    for window, offset in sorted(set(sites)):
-        offsets.setdefault(window, []).append(offset)
-    used = list(offsets)
-    results: dict[tuple[int, int], np.ndarray] = {}
-    adapter = batcher.adapter
-
-    def compute(codes: np.ndarray, numbers: list[int]) -> None:
-        keys = [(row, used[number], offset) for row, number in enumerate(numbers) for offset in offsets[used[number]]]
-        rows = torch.tensor([key[0] for key in keys], device=adapter.device)
-        at = torch.tensor([key[2] for key in keys], device=adapter.device)
-        logs = adapter.marginals(adapter.to_device(codes), rows, at)
-        require_finite(logs, adapter)
-        results.update(
-            ((window, offset), log) for (_, window, offset), log in zip(keys, logs.cpu().numpy(), strict=True)
-        )
-
-    batcher.run([windows[number] for number in used], compute)
+    for number, request in enumerate(requests):
+        chunk.append(number)
+        bases += 2 * len(request.sequence)
+        if bases >= held:
+            flush()
+            bases = 0
+    if chunk:
+        flush()
     return results
 
 
-def pseudo_log_likelihoods(batcher: Batcher, haplotypes: Sequence[np.ndarray]) -> np.ndarray:
-    """Pseudo-log-likelihood against a uniform background of each haplotype on both strands: float64 (N, 2)."""
-    results = np.zeros((len(haplotypes), 2))
-    adapter = batcher.adapter
-
-    def compute(codes: np.ndarray, numbers: list[int]) -> None:
-        sums = adapter.pseudo_log_likelihoods(adapter.to_device(codes), max(1, batcher.budget // codes.shape[1]))
-        require_finite(sums, adapter)
-        results[numbers] = sums.cpu().numpy()
-
-    batcher.run(haplotypes, compute)
-    return results
-
-
-@dataclass(frozen=True)
-class HaplotypePair:
-    """Reference and alternate haplotype of one allele: the same flanks around it, as base codes."""
-
-    left: np.ndarray
-    ref: np.ndarray
-    alt: np.ndarray
-    right: np.ndarray
-
-    @property
-    def reference(self) -> np.ndarray:
-        return np.concatenate([self.left, self.ref, self.right])
-
-    @property
-    def alternate(self) -> np.ndarray:
-        return np.concatenate([self.left, self.alt, self.right])
-
-
-def embedding_distances(batcher: Batcher, pairs: Sequence[HaplotypePair]) -> np.ndarray:
-    """Distances between the last-layer states of the two haplotypes of each pair, mean of both strands.
-
-    Returns:
-        float64 (N, 2): Euclidean distance over all states of the flanks (and of the allele if it keeps its length);
-        cosine distance, one minus the cosine of the states averaged over the window.
-    """
-    results = np.zeros((len(pairs), 2))
-    lengths = [len(pair.left) + len(pair.right) + max(len(pair.ref), len(pair.alt)) for pair in pairs]
-    chunk = max(1, min(batcher.budget, HELD_BASES) // max(lengths, default=1))
-    progress = Progress(batcher.what, sum(lengths))
-    for start in range(0, len(pairs), chunk):
-        part = pairs[start : start + chunk]
-        numbers, haplotypes = distinct_haplotypes(part)
-        states = last_states(batcher, haplotypes)
-        progress.add(sum(lengths[start : start + chunk]))
-        for index, (pair, (reference, alternate)) in enumerate(zip(part, numbers, strict=True), start):
-            results[index] = distances(pair, states[reference], states[alternate])
-    progress.close()
-    return results
-
-
-def distinct_haplotypes(pairs: Sequence[HaplotypePair]) -> tuple[list[tuple[int, int]], list[np.ndarray]]:
-    """Each different haplotype once, and for each pair the numbers of its reference and alternate haplotype."""
-    numbers: dict[bytes, int] = {}
-    haplotypes: list[np.ndarray] = []
-
-    def number_of(sequence: np.ndarray) -> int:
-        number = numbers.setdefault(sequence.tobytes(), len(haplotypes))
-        if number == len(haplotypes):
-            haplotypes.append(sequence)
-        return number
-
-    return [(number_of(pair.reference), number_of(pair.alternate)) for pair in pairs], haplotypes
-
-
-def last_states(batcher: Batcher, haplotypes: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Last-layer states (strands, length, width) of each haplotype, in forward order."""
-    results: list[np.ndarray] = [np.empty(0)] * len(haplotypes)
-    adapter = batcher.adapter
-
-    def compute(codes: np.ndarray, numbers: list[int]) -> None:
-        forward = adapter.to_device(codes)
-        strands = [adapter.embeddings(forward)]
-        if not adapter.strand_symmetric:
-            strands.append(adapter.embeddings(reverse_complement(forward)).flip(1))
-        stacked = torch.stack(strands, 1)
-        require_finite(stacked, adapter)
-        for number, row in zip(numbers, stacked.cpu().numpy(), strict=True):
-            results[number] = row[:, : len(haplotypes[number])]
-
-    batcher.run(haplotypes, compute, quiet=True)
-    return results
-
-
-def distances(pair: HaplotypePair, reference: np.ndarray, alternate: np.ndarray) -> tuple[float, float]:
-    """Euclidean and cosine distance of two stacks of states (strands, length, width), averaged over strands."""
-    left, right = len(pair.left), len(pair.right)
-    if len(pair.ref) == len(pair.alt):
+def distance(reference: Tensor, alternate: Tensor, left: int, right: int, same_length: bool) -> tuple[float, float]:
+    """Euclidean and cosine distance of two haplotypes' states (L, H) with flanks of `left` and `right` bases."""
+    if same_length:
         difference = reference - alternate
     else:
-        ends = [np.r_[0:left, states.shape[1] - right : states.shape[1]] for states in (reference, alternate)]
-        difference = reference[:, ends[0]] - alternate[:, ends[1]]
-    euclidean = np.sqrt((difference.astype(np.float64) ** 2).sum((1, 2))).mean()
-    means = [states.mean(1, dtype=np.float64) for states in (reference, alternate)]
-    norms = np.linalg.norm(means[0], axis=1) * np.linalg.norm(means[1], axis=1)
-    cosine = 1.0 - (means[0] * means[1]).sum(1) / np.maximum(norms, 1e-30)
-    return float(euclidean), float(np.maximum(cosine, 0.0).mean())
-
-
-def require_finite(values: torch.Tensor, adapter: Adapter) -> None:
-    if not torch.isfinite(values).all():
-        advice = (
-            "check the checkpoint and its registry entry"
-            if adapter.dtype == torch.float32
-            else "set scoring.dtype to float32"
-        )
-        raise BadInput(f"the model gave NaN or infinity in {str(adapter.dtype).removeprefix('torch.')}; {advice}")
-
-
-def haplotype_pair(window: np.ndarray, offset: int, ref: str, alt: str, size: int | None = None) -> HaplotypePair:
-    """Both haplotypes of an allele at `offset` of its window. With `size`, flanks are cut so that both fit into it."""
-    end = offset + len(ref)
-    left, right = window[:offset], window[end:]
-    if size is not None:
-        flank = max(1, (size - max(len(ref), len(alt))) // 2)
-        left, right = left[-flank:], right[:flank]
-    return HaplotypePair(left, encode(ref), encode(alt), right)
+        ends = [torch.cat([states[:left], states[len(states) - right :]]) for states in (reference, alternate)]
+        difference = ends[0] - ends[1]
+    means = [states.mean(0, dtype=torch.float64) for states in (reference, alternate)]
+    cosine = 1.0 - torch.dot(*means) / (means[0].norm() * means[1].norm()).clamp(min=1e-30)
+    return float(difference.double().square().sum().sqrt()), max(float(cosine), 0.0)
 
 
 @dataclass
@@ -316,80 +136,197 @@ class Scorer:
     """Scores the alleles of one shard.
 
     Attributes:
+        load: loads the model; called once, when something has to be computed.
+        exact: loads it in exact arithmetic, to measure the error of an approximate one; None if `load` is exact.
         embedding_window: bases over which embeddings are compared; None leaves them out.
+        store: where answers are kept; None keeps none.
     """
 
-    adapter: Adapter
-    batch_tokens: int | None
-    embedding_window: int | None
+    scheme: Scheme
+    load: Callable[[], Adapter]
+    batch_tokens: int | None = None
+    embedding_window: int | None = None
+    store: ScoreStore | None = None
+    exact: Callable[[], Adapter] | None = None
 
     def __post_init__(self) -> None:
-        default = GPU_BATCH_TOKENS if self.adapter.device.type == "cuda" else CPU_BATCH_TOKENS
-        self.batcher = Batcher(self.adapter, self.batch_tokens or default)
+        self._adapter: Adapter | None = None
+        self._batcher: Batcher | None = None
+        self._known: dict[bytes, np.ndarray] = {}
+        self.counts = {"requests": 0, "from_store": 0, "alleles": 0, "evaluable": 0, "not_evaluable": 0}
+        self.error: dict[str, float] | None = None
 
-    def score(self, alleles: pd.DataFrame, windows: Sequence[str]) -> pd.DataFrame:
-        """`columns.SCORES` of every allele, `llr_calibrated` left empty.
+    @property
+    def adapter(self) -> Adapter:
+        if self._adapter is None:
+            self._adapter = self.load()
+            self._batcher = Batcher(self._adapter.device, self.batch_tokens)
+        return self._adapter
+
+    @property
+    def throughput(self) -> Throughput:
+        return self._batcher.throughput if self._batcher is not None else Throughput()
+
+    def score_groups(self, groups: Callable[[], Iterator[tuple]], total: int) -> Iterator[pd.DataFrame]:
+        """`columns.SCORES` of each group, `llr_calibrated` left empty.
 
         Args:
-            alleles: rows of `windows.ALLELE_COLUMNS`; skipped ones pass through.
-            windows: sequences by window number.
+            groups: called for a new iteration over (frame, windows, number of the first window). total: alleles of all.
         """
-        codes = [encode(window) for window in windows]
-        frame = alleles.reset_index(drop=True)
-        for column in SCORES:
-            if column not in frame:
-                frame[column] = "" if column == "method" else np.nan
-        scored = frame["status"] == Status.SCORED
-        single = scored & (frame["ref"].str.len() == 1) & (frame["alt"].str.len() == 1)
-        self._score_sites(frame, codes, frame.index[single])
-        self._score_pairs(frame, codes, frame.index[scored & ~single])
-        if self.embedding_window is not None:
-            self._embed(frame, codes, frame.index[scored])
+        if self.store is not None and not self.store.is_empty():
+            self._look_up(self._planned(groups))
+        progress = Progress("alleles", total, "allele")
+        with self._writing() as keep:
+            for group in ahead(self._planned(groups)):
+                answers = self._answer(group, keep)
+                if self.exact is not None and self.error is None and group.plans:
+                    self.error = self._measured_error(group)
+                yield self._table(group, answers)
+                progress.add(len(group.frame))
+        progress.close()
+
+    def score(self, alleles: pd.DataFrame, windows: Sequence[str]) -> pd.DataFrame:
+        """Scores of one table of alleles (`shards.ALLELE_COLUMNS`) with its windows by number."""
+        group = (alleles.reset_index(drop=True), windows, 0)
+        (table,) = self.score_groups(lambda: iter([group]), len(alleles))
+        return table
+
+    def _planned(self, groups: Callable[[], Iterator[tuple]]) -> Iterator[Group]:
+        for frame, windows, first in groups():
+            yield plan_group(self.scheme, frame, windows, first, self.embedding_window)
+
+    def _look_up(self, groups: Iterator[Group]) -> None:
+        """All that the store knows of a shard, by one pass over the store."""
+        salt, store = self.scheme.salt, self.store
+        assert store is not None
+        keys = {request.key(salt) for group in groups for request in group.requests}
+        self._known = store.lookup(list(keys))
+
+    def _writing(self):
+        """Something to call with requests and answers, which keeps them in the store."""
+        from contextlib import contextmanager
+
+        @contextmanager
+        def nothing():
+            yield lambda requests, answers: None
+
+        @contextmanager
+        def kept():
+            salt = self.scheme.salt
+            with self.store.writer() as writer:
+                yield lambda requests, answers: writer.add(
+                    [request.key(salt) for request in requests], [answer.ravel() for answer in answers]
+                )
+
+        return nothing() if self.store is None else kept()
+
+    def _answer(self, group: Group, keep: Callable) -> list[np.ndarray]:
+        """The answer to each request of a group, float32 (2, width), from the store or from the model."""
+        answers: list[np.ndarray | None] = [None] * len(group.requests)
+        missing: dict[tuple[str, int], list[Request]] = {}
+        salt = self.scheme.salt
+        for request, number in group.requests.items():
+            known = self._known.get(request.key(salt)) if self._known else None
+            if known is not None and known.size == 2 * request.width:
+                answers[number] = known.reshape(2, request.width)
+            else:
+                missing.setdefault((request.kind, request.width), []).append(request)
+        computed = sum(map(len, missing.values()))
+        self.counts["requests"] += len(answers)
+        self.counts["from_store"] += len(answers) - computed
+        for requests in missing.values():
+            for part in portions(requests, self.scheme.passes):
+                found = self.compute(part)
+                keep(part, found)
+                for request, answer in zip(part, found, strict=True):
+                    answers[group.requests[request]] = answer
+        return answers
+
+    def compute(self, requests: Sequence[Request]) -> np.ndarray:
+        """Answers of the model itself to requests of one kind."""
+        adapter = self.adapter
+        assert self._batcher is not None
+        if requests[0].kind == DISTANCES:
+            return distances(adapter, self._batcher, requests)
+        return adapter.answers(self._batcher, requests)
+
+    def _measured_error(self, group: Group) -> dict[str, float]:
+        """How far the approximate LLRs of the first alleles lie from exact ones."""
+        plans = group.plans[:CHECKED]
+        exact = self.exact()
+        found = []
+        for adapter in (self.adapter, exact):
+            by_request: dict[Request, np.ndarray] = {}
+            kinds: dict[tuple[str, int], dict[Request, None]] = {}
+            for plan in plans:
+                for request in (plan.alt, plan.ref):
+                    kinds.setdefault((request.kind, request.width), {})[request] = None
+            for requests in kinds.values():
+                batcher = Batcher(adapter.device, self._batcher.budget)
+                by_request.update(zip(requests, adapter.answers(batcher, list(requests)), strict=True))
+            found.append(np.array([_by_strand(plan, by_request) for plan in plans]).mean(1))
+        error = np.abs(found[0] - found[1])
+        summary = {"alleles": len(plans), "mean": float(error.mean()), "largest": float(error.max())}
+        log.info(
+            "%s: LLRs of %d alleles are off by %.4f on average, %.4f at most",
+            self.adapter.arithmetic,
+            *summary.values(),
+        )
+        return summary
+
+    def _table(self, group: Group, answers: list[np.ndarray]) -> pd.DataFrame:
+        frame = group.frame.reset_index(drop=True)
+        status, reason = frame["status"].to_numpy(object, copy=True), frame["reason"].to_numpy(object, copy=True)
+        rows = np.array(group.rows, np.int64)
+        refused = frame.index[(status == Status.SCORED)].difference(rows)
+        status[refused], reason[refused] = str(Status.SKIPPED), str(Reason.NOT_EVALUABLE_BY_MODEL)
+        frame["status"], frame["reason"] = status, reason
+        method = np.full(len(frame), "", object)
+        method[rows] = [plan.method for plan in group.plans]
+        frame["method"] = method
+        by_request = {request: answers[number] for request, number in group.requests.items()}
+        by_strand = np.full((len(frame), 2), np.nan)
+        entropies = np.full(len(frame), np.nan)
+        embedded = np.full((len(frame), 2), np.nan)
+        if len(rows):
+            by_strand[rows] = [_by_strand(plan, by_request) for plan in group.plans]
+            sites = [number for number, plan in enumerate(group.plans) if plan.site >= 0]
+            if sites:
+                plans = [group.plans[number] for number in sites]
+                logs = np.stack([by_request[plan.alt][:, plan.site : plan.site + 4] for plan in plans])
+                entropies[rows[sites]] = entropy(logs.astype(np.float64).mean(1))
+            if group.distances:
+                embedded[rows] = [by_request[request].mean(0, dtype=np.float64) for request in group.distances]
+        frame["llr"] = by_strand.mean(1)
+        frame["llr_fwd"], frame["llr_rev"] = by_strand.T
+        frame["strand_gap"] = np.abs(by_strand[:, 0] - by_strand[:, 1])
+        frame["llr_calibrated"] = np.nan
+        frame["entropy"] = entropies
+        frame["embedding_l2"], frame["embedding_cosine"] = embedded.T
+        self.counts["alleles"] += len(frame)
+        self.counts["evaluable"] += len(rows)
+        self.counts["not_evaluable"] += len(refused)
         return frame[list(SCORES)]
 
-    def _score_sites(self, frame: pd.DataFrame, codes: list[np.ndarray], rows: pd.Index) -> None:
-        self.batcher.what = "sites"
-        sites = list(zip(frame.loc[rows, "window"].astype(int), frame.loc[rows, "offset"].astype(int), strict=True))
-        marginals = site_marginals(self.batcher, codes, sites)
-        if not sites:
-            return
-        logs = np.stack([marginals[site] for site in sites]).astype(np.float64)
-        ref, alt = (encode("".join(frame.loc[rows, name])) for name in ("ref", "alt"))
-        each = np.arange(len(rows))
-        by_strand = logs[each, :, alt] - logs[each, :, ref]
-        frame.loc[rows, "method"] = self.adapter.site_method
-        frame.loc[rows, "entropy"] = entropy(logs.mean(1))
-        set_llr(frame, rows, by_strand)
 
-    def _score_pairs(self, frame: pd.DataFrame, codes: list[np.ndarray], rows: pd.Index) -> None:
-        self.batcher.what = "haplotypes"
-        numbers, haplotypes = distinct_haplotypes(list(self._pairs(frame, codes, rows)))
-        if not numbers:
-            return
-        likelihoods = pseudo_log_likelihoods(self.batcher, haplotypes)
-        reference, alternate = np.array(numbers).T
-        frame.loc[rows, "method"] = self.adapter.pair_method
-        set_llr(frame, rows, likelihoods[alternate] - likelihoods[reference])
-
-    def _embed(self, frame: pd.DataFrame, codes: list[np.ndarray], rows: pd.Index) -> None:
-        self.batcher.what = "embeddings"
-        pairs = list(self._pairs(frame, codes, rows, self.embedding_window))
-        frame.loc[rows, ["embedding_l2", "embedding_cosine"]] = embedding_distances(self.batcher, pairs)
-
-    @staticmethod
-    def _pairs(
-        frame: pd.DataFrame, codes: list[np.ndarray], rows: pd.Index, size: int | None = None
-    ) -> Iterator[HaplotypePair]:
-        columns = frame.loc[rows, ["window", "offset", "ref", "alt"]]
-        for window, offset, ref, alt in columns.itertuples(index=False, name=None):
-            yield haplotype_pair(codes[int(window)], int(offset), ref, alt, size)
+def _by_strand(plan: Plan, answers: dict[Request, np.ndarray]) -> np.ndarray:
+    """LLR of both strands, float64 (2,)."""
+    alternate, reference = answers[plan.alt][:, plan.alt_entry], answers[plan.ref][:, plan.ref_entry]
+    return alternate.astype(np.float64) - reference
 
 
-def set_llr(frame: pd.DataFrame, rows: pd.Index, by_strand: np.ndarray) -> None:
-    """Mean over strands, each strand, and their absolute difference. `by_strand` is (N, 2)."""
-    frame.loc[rows, "llr"] = by_strand.mean(1)
-    frame.loc[rows, ["llr_fwd", "llr_rev"]] = by_strand
-    frame.loc[rows, "strand_gap"] = np.abs(by_strand[:, 0] - by_strand[:, 1])
+def portions(requests: Sequence[Request], passes: Callable[[Request], int]) -> Iterator[list[Request]]:
+    """The requests in portions whose token rows fit into memory together."""
+    portion: list[Request] = []
+    bases = 0
+    for request in requests:
+        portion.append(request)
+        bases += len(request.sequence) * passes(request)
+        if bases >= ROWS_AHEAD:
+            yield portion
+            portion, bases = [], 0
+    if portion:
+        yield portion
 
 
 def entropy(logs: np.ndarray) -> np.ndarray:
@@ -400,23 +337,39 @@ def entropy(logs: np.ndarray) -> np.ndarray:
 
 def score_shard(scorer: Scorer, shard: Path, output: Path) -> dict:
     """Score the shard that `windows.extract_windows` wrote; returns the job's throughput for run.json."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     started = time.perf_counter()
-    alleles = pd.read_parquet(shard / "alleles.parquet")
-    windows = pd.read_parquet(shard / "windows.parquet")["sequence"].tolist()
-    frame = scorer.score(alleles, windows)
-    with written_whole(output) as partial:
-        frame.to_parquet(partial, index=False)
-    done = scorer.batcher.throughput
+    text = {"variant_id", "chrom", "ref", "alt", "method", "status", "reason"}
+    kinds = {**dict.fromkeys(text, pa.string()), "pos": pa.int64()}
+    schema = pa.schema([(name, kinds.get(name, pa.float64())) for name in SCORES])
+    with pq.ParquetFile(shard / "alleles.parquet") as table:
+        total = table.metadata.num_rows
+    with written_whole(output) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+        for frame in scorer.score_groups(lambda: read_groups(shard), total):
+            writer.write_table(pa.Table.from_pandas(frame, schema=schema, preserve_index=False))
+    done = scorer.throughput
     seconds = time.perf_counter() - started
     rate = done.tokens / done.seconds if done.seconds else 0.0
-    log.info("%d alleles in %.1f s, %.0f bases a second on %s", len(frame), seconds, rate, scorer.adapter.device)
+    device = scorer._adapter.device.type if scorer._adapter is not None else "none"
+    log.info(
+        "%d alleles in %.1f s, %d of %d answers from the store, %.0f tokens a second on %s",
+        total,
+        seconds,
+        scorer.counts["from_store"],
+        scorer.counts["requests"],
+        rate,
+        device,
+    )
     return {
-        "alleles": len(frame),
-        "windows": len(windows),
+        **scorer.counts,
         "seconds": seconds,
         "tokens": done.tokens,
         "compute_seconds": done.seconds,
         "tokens_per_second": rate,
+        "batches": done.batches,
         "halvings": done.halvings,
-        "device": scorer.adapter.device.type,
+        "device": device,
+        "error": scorer.error,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from collections.abc import Callable
 
@@ -20,6 +21,8 @@ class OutOfMemory(Exception):
 def run_script(main: Callable[[], None]) -> None:
     """Run a script's `main` and leave the process with the right exit code. Logs go to standard error."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    # A scheduler's SIGTERM unwinds the stack, so that what was computed is kept and half-written files are removed.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         main()
     except BadInput as error:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from seqprior.errors import BadInput
-from seqprior.files import sha256
 
 
 @dataclass(frozen=True)
 class ModelFacts:
     """One entry of config/models.yaml; the schema describes each field.
 
-    `window` is the number of bases that one prediction sees; `embedding_window` those over which embeddings are
-    compared. `path` is the folder of the checkpoint.
+    A model comes from a hub (`hub`, `revision`) or from a folder (`path`). `window` is the number of bases that one
+    prediction sees; `embedding_window` those over which embeddings are compared. `tokens` names the special tokens by
+    role: start, end, mask, pad, unknown.
     """
 
     id: str
@@ -24,16 +25,21 @@ class ModelFacts:
     tokenisation: str
     window: int
     embedding_window: int
-    path: Path
-    digest: str
     parameters: int
     species: str
     licence: str
     citation: str
     description: str
     limits: str
-    card: str = ""
+    hub: str = ""
+    revision: str = "main"
+    path: Path | None = None
+    digest: str = ""
+    k: int = 1
+    downstream: int = 0
+    tokens: dict[str, str] = field(default_factory=dict)
     vocabulary: dict[str, int] = field(default_factory=dict)
+    card: str = ""
 
     @property
     def shares_windows(self) -> bool:
@@ -51,17 +57,23 @@ def read_registry(path: Path) -> dict[str, ModelFacts]:
 
     try:
         entries = yaml.safe_load(path.read_text(encoding="utf-8"))["models"]
-        models = {key: ModelFacts(id=key, **{**entry, "path": Path(entry["path"])}) for key, entry in entries.items()}
-        for key, facts in models.items():
-            if not 1 <= facts.embedding_window <= facts.window:
-                raise ValueError(f"{key}: embedding_window {facts.embedding_window} is not within 1 to {facts.window}")
+        models = {key: _facts(key, entry) for key, entry in entries.items()}
     except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise BadInput(f"{path}: not a model registry ({error}); see schemas/models.schema.yaml") from error
     return models
 
 
+def _facts(key: str, entry: dict) -> ModelFacts:
+    facts = ModelFacts(id=key, **entry)
+    if not 1 <= facts.embedding_window <= facts.window:
+        raise ValueError(f"{key}: embedding_window {facts.embedding_window} is not within 1 to {facts.window}")
+    if facts.tokenisation == "kmer" and (facts.window % facts.k or facts.embedding_window % facts.k):
+        raise ValueError(f"{key}: window and embedding_window are not whole numbers of {facts.k}-mers")
+    return replace(facts, path=None if facts.path is None else Path(facts.path))
+
+
 def model_facts(registry: Path, model: str, checkpoint: Path | None = None) -> ModelFacts:
-    """The entry of one model; `checkpoint` replaces its path, which counts from wherever the registry's owner says.
+    """The entry of one model; `checkpoint` is the folder of its fetched files and replaces `path`.
 
     Raises:
         BadInput: the registry has no such model.
@@ -72,19 +84,23 @@ def model_facts(registry: Path, model: str, checkpoint: Path | None = None) -> M
     return replace(models[model], path=checkpoint or models[model].path)
 
 
-def verify_weights(facts: ModelFacts) -> Path:
-    """The weights file, after its SHA-256 was compared with the registry's.
+def checkpoint_folder(facts: ModelFacts) -> Path:
+    """The folder of a model's files; a bug if the caller named none."""
+    assert facts.path is not None
+    return facts.path
+
+
+def read_config(facts: ModelFacts) -> dict:
+    """The checkpoint's config.json.
 
     Raises:
-        BadInput: the file is missing or a byte of it has changed.
+        BadInput: there is none, or it is no JSON object.
     """
-    weights = facts.path / "model.safetensors"
-    if not weights.is_file():
-        raise BadInput(f"{weights}: no such file; expected the weights of {facts.id}; check path in the model registry")
-    found = sha256(weights)
-    if found != facts.digest:
-        raise BadInput(
-            f"{weights}: SHA-256 is {found}, the registry says {facts.digest}; "
-            f"restore the file, or register the new weights under a name of their own"
-        )
-    return weights
+    file = checkpoint_folder(facts) / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise TypeError("no JSON object")
+    except (OSError, ValueError, TypeError) as error:
+        raise BadInput(f"{file}: no config of a {facts.family} network ({error}); restore the file") from error
+    return config

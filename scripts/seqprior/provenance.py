@@ -28,9 +28,25 @@ def software_versions() -> dict[str, str]:
     return found
 
 
-def describe_model(facts: ModelFacts) -> dict:
-    """A model as the report shows it."""
-    return {key: value for key, value in vars(facts).items() if key not in {"path", "vocabulary"}}
+def describe_model(facts: ModelFacts, manifest: dict, jobs: Sequence[dict]) -> dict:
+    """A model as the report shows it: facts, files as fetched, and what its scoring jobs say.
+
+    Args:
+        manifest: of the fetched folder. jobs: throughput of each scoring job of the cohort.
+    """
+    described = {key: value for key, value in vars(facts).items() if key not in {"path", "vocabulary", "tokens"}}
+    total = {key: sum(job[key] for job in jobs) for key in ("requests", "from_store", "evaluable", "not_evaluable")}
+    asked = total["evaluable"] + total["not_evaluable"]
+    errors = [job["error"] for job in jobs if job["error"]]
+    return described | {
+        "digest": manifest["digest"],
+        "source": manifest["source"],
+        "revision": manifest["revision"],
+        "evaluable_share": total["evaluable"] / asked if asked else None,
+        "not_evaluable": total["not_evaluable"],
+        "share_from_store": total["from_store"] / total["requests"] if total["requests"] else None,
+        "llr_error": {key: max(error[key] for error in errors) for key in ("mean", "largest")} if errors else None,
+    }
 
 
 def describe_run(
@@ -38,6 +54,7 @@ def describe_run(
     inputs: Sequence[Path],
     registry: Path,
     models: Sequence[str],
+    manifests: Sequence[Path],
     summary: Path,
     ranked: Path,
     stats: Sequence[Path],
@@ -45,7 +62,8 @@ def describe_run(
     """Effective config, input digests, models, software, timings and counts of a run.
 
     Args:
-        summary: counts of the variants stage. ranked: `ranked.parquet`. stats: one JSON per scoring job.
+        manifests: of the models, in their order. summary: counts of the variants stage. ranked: `ranked.parquet`.
+        stats: one JSON per scoring job.
     """
     import pandas as pd
 
@@ -59,7 +77,14 @@ def describe_run(
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "config": config,
         "inputs": [{"path": str(path), "sha256": sha256(path), "bytes": path.stat().st_size} for path in inputs],
-        "models": [describe_model(model_facts(registry, model)) for model in models],
+        "models": [
+            describe_model(
+                model_facts(registry, model),
+                json.loads(path.read_text()),
+                [job for job in jobs if job["model"] == model],
+            )
+            for model, path in zip(models, manifests, strict=True)
+        ],
         "software": software_versions(),
         "counts": {
             "input_alleles": counted["input_alleles"],
@@ -73,7 +98,7 @@ def describe_run(
                 "stage": f"score {job['model']}",
                 "seconds": job["seconds"],
                 "items": job["tokens"],
-                "unit": "bases",
+                "unit": "tokens",
                 "per_second": job["tokens_per_second"],
                 "device": job["device"],
             }

@@ -551,7 +551,9 @@ def methods_text(run: Mapping[str, Any]) -> str:
         if context := model.get("window") or model.get("context"):
             facts.append(f"window of {f'{count(context)} {unit}' if isinstance(context, int) else context}")
         if model.get("digest"):
-            facts.append(f"weights {str(model['digest']).removeprefix('sha256:')[:12]}")
+            facts.append(f"files {str(model['digest']).removeprefix('sha256:')[:12]}")
+        if model.get("revision"):
+            facts.append(f"revision {str(model['revision'])[:12]}")
         if model.get("licence"):
             facts.append(f"licence {model['licence']}")
         described.append(
@@ -559,7 +561,7 @@ def methods_text(run: Mapping[str, Any]) -> str:
         )
     score = (
         "Each allele was scored in a window of the reference sequence around it, as long as the model's context "
-        "allows and padded at contig ends"
+        "allows"
         + (f", by {listed(described)}" if described else "")
         + ". The score of an allele is the log-likelihood ratio llr = log p(alt) - log p(ref), natural logarithm: the "
         "lower, the more surprising the change. "

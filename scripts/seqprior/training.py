@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seqprior.bidirectional import BidirectionalConfig, BidirectionalConvLM
-from seqprior.device import torch_device
+from seqprior.device import claimed_device
 from seqprior.errors import BadInput
 from seqprior.files import written_whole
 from seqprior.repeats import repeat_masks
@@ -270,7 +270,7 @@ def train(genome: Mapping[str, np.ndarray], settings: TrainingSettings, output: 
         genome: base codes uint8 per contig (A, C, G, T = 0..3, 4 otherwise).
 
     Raises:
-        BadInput: a held-out contig is not in the genome, or crops cannot be shared out evenly.
+        BadInput: a held-out contig is not in the genome, crops cannot be shared out evenly, or no GPU can be had.
     """
     missing = sorted({*settings.test, *settings.validation} - set(genome))
     if missing:
@@ -278,22 +278,22 @@ def train(genome: Mapping[str, np.ndarray], settings: TrainingSettings, output: 
             f"the reference has no contig {', '.join(missing)} to hold out; it has {', '.join(genome)}; "
             f"see train.test and train.validation"
         )
-    place = torch_device(device)
     if all(len(codes) < settings.crop_length for name, codes in genome.items() if name not in settings.held_out):
         raise BadInput(
             f"no training contig is as long as a crop of {settings.crop_length} bases; lower train.crop_length"
         )
-    world = 1 if place.type == "cuda" else settings.processes
+    world = 1 if device == "gpu" else settings.processes
     if settings.crops_per_step % world:
         raise BadInput(
             f"train.crops_per_step is {settings.crops_per_step}, which {world} processes cannot share out evenly; "
             f"make it a multiple of train.processes"
         )
-    output.mkdir(parents=True, exist_ok=True)
-    if world == 1:
-        train_process(0, 1, genome, settings, output, place)
-        return
-    (output / "rendezvous").unlink(missing_ok=True)
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    torch.multiprocessing.spawn(train_process, (world, dict(genome), settings, output, place), nprocs=world)
-    (output / "rendezvous").unlink(missing_ok=True)
+    with claimed_device(device) as place:
+        output.mkdir(parents=True, exist_ok=True)
+        if world == 1:
+            train_process(0, 1, genome, settings, output, place)
+            return
+        (output / "rendezvous").unlink(missing_ok=True)
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        torch.multiprocessing.spawn(train_process, (world, dict(genome), settings, output, place), nprocs=world)
+        (output / "rendezvous").unlink(missing_ok=True)

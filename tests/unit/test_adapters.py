@@ -5,110 +5,123 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import random
 import re
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import yaml
+from random_models import KINDS, write_checkpoint
 from safetensors.torch import load_file, save_file
 
-from seqprior.adapters import BidirectionalAdapter, MaskedBaseAdapter, load_adapter
+from seqprior import adapters
+from seqprior.adapters import BidirectionalAdapter, TokenAdapter, known_base_sum, load_adapter, strand_states
+from seqprior.batching import Batcher
 from seqprior.bidirectional import BidirectionalConfig, BidirectionalConvLM
 from seqprior.errors import BadInput
-from seqprior.files import sha256
-from seqprior.models import ModelFacts, model_facts
+from seqprior.models import ModelFacts
+from seqprior.plans import Reading, Request
 from seqprior.sequence import encode
 
-VOCABULARY = {"[PAD]": 0, "[CLS]": 1, "[SEP]": 2, "[MASK]": 3, "N": 4, "T": 5, "G": 6, "A": 7, "C": 8}
-OTHER = {"A": "T", "C": "G", "G": "C", "T": "A", "N": "N"}
-KINDS = ["bert", "esm", "esm-absolute"]
-
+CPU = torch.device("cpu")
+EXACT = Reading(exact_likelihoods=True)
+OTHER = str.maketrans("ACGT", "TGCA")
+SINGLE = ["bert-base", "esm-base", "esm-absolute"]
+TOKENS = ["bert-base", "dnabert-3", "dnabert-2", "nt-v1", "nt-v2", "modernbert"]
+CAUSAL = ["generator", "mistral-dna", "mixtral-dna", "neox-base", "gpt2-base"]
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def masked_network(kind: str, seed: int = 0):
-    """A tiny random masked language model with single-base tokens."""
-    from transformers import BertConfig, BertForMaskedLM, EsmConfig, EsmForMaskedLM
-
-    torch.manual_seed(seed)
-    shape = {
-        "vocab_size": 10,
-        "hidden_size": 16,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 24,
-        "max_position_embeddings": 64,
-        "initializer_range": 0.4,
-        "pad_token_id": 0,
-    }
-    if kind == "bert":
-        return BertForMaskedLM(BertConfig(**shape)).eval()
-    positions = "absolute" if kind == "esm-absolute" else "rotary"
-    return EsmForMaskedLM(
-        EsmConfig(**shape, mask_token_id=3, token_dropout=True, position_embedding_type=positions)
-    ).eval()
+def other_strand(text: str) -> str:
+    return text.translate(OTHER)[::-1]
 
 
-def registered(folder: Path, family: str, window: int, **changes) -> ModelFacts:
-    """The folder's checkpoint as an entry of a registry file."""
-    entry = {
-        **dict.fromkeys(("name", "tokenisation", "species", "licence", "citation", "description", "limits"), "x"),
-        "family": family,
-        "objective": "bidirectional" if family == "bidirectional-conv" else "masked",
-        "window": window,
-        "embedding_window": min(window, 11),
-        "path": str(folder),
-        "digest": sha256(folder / "model.safetensors"),
-        "parameters": 1,
-        "vocabulary": VOCABULARY if family == "masked-base" else {},
-        **changes,
-    }
-    path = folder.parent / "models.yaml"
-    path.write_text(yaml.safe_dump({"models": {"small": entry}}))
-    return model_facts(path, "small")
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    """Random checkpoints by kind of model, to be read only."""
+    import transformers
+
+    folder = tmp_path_factory.mktemp("checkpoints")
+
+    @cache
+    def make(name: str) -> ModelFacts:
+        if name == "bidirectional":
+            return bidirectional_checkpoint(folder / name)
+        facts = write_checkpoint("esm-base" if name == "esm-absolute" else name, folder / name)
+        if name == "esm-absolute":
+            config = transformers.EsmConfig.from_pretrained(facts.path, position_embedding_type="absolute")
+            torch.manual_seed(1)
+            transformers.EsmForMaskedLM(config).save_pretrained(facts.path)
+        return facts
+
+    return make
 
 
-def masked_checkpoint(tmp_path: Path, kind: str = "bert", **changes) -> ModelFacts:
-    masked_network(kind).save_pretrained(tmp_path / "small")
-    return registered(tmp_path / "small", "masked-base", 21, **changes)
-
-
-def bidirectional_checkpoint(tmp_path: Path, **changes) -> ModelFacts:
+def bidirectional_checkpoint(folder: Path, window: int = 31) -> ModelFacts:
     torch.manual_seed(0)
     config = BidirectionalConfig(width=6, kernel=3, dilations=(1, 2, 4), head=5)
     network = BidirectionalConvLM(config)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
-    folder = tmp_path / "small"
     folder.mkdir()
     save_file(network.state_dict(), folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps({"network": config.to_dict()}))
-    return registered(folder, "bidirectional-conv", changes.pop("window", 31), **changes)
+    words = dict.fromkeys(("name", "species", "licence", "citation", "description", "limits"), "x")
+    return ModelFacts(
+        id="small",
+        family="bidirectional-conv",
+        objective="bidirectional",
+        tokenisation="single-base",
+        window=window,
+        embedding_window=11,
+        path=folder,
+        parameters=1,
+        **words,
+    )
 
 
-def load(facts: ModelFacts, exact: bool = False, dtype: str = "float32"):
-    return load_adapter(facts, "cpu", dtype, exact)
+def load(facts: ModelFacts, reading: Reading | None = None, arithmetic: str = "float32"):
+    return load_adapter(facts, CPU, arithmetic, reading or Reading())
+
+
+def ask(adapter, requests: list[Request], budget: int | None = 4096) -> np.ndarray:
+    return adapter.answers(Batcher(CPU, budget), requests)
+
+
+def own_class(facts: ModelFacts):
+    """The network as transformers itself loads it."""
+    import transformers
+
+    (name,) = json.loads((facts.path / "config.json").read_text())["architectures"]
+    return getattr(transformers, name).from_pretrained(facts.path).eval()
+
+
+def numbers(facts: ModelFacts) -> dict[str, int]:
+    return {token: number for number, token in enumerate((facts.path / "vocab.txt").read_text().split("\n")) if token}
 
 
 @torch.no_grad()
-def probabilities(network, sequence: str, at: int, mask: bool) -> dict[str, float]:
-    """log p(base) at one position of one sequence, by definition."""
-    tokens = [VOCABULARY["[CLS]"], *(VOCABULARY[base] for base in sequence), VOCABULARY["[SEP]"]]
+def probabilities(model, facts: ModelFacts, sequence: str, at: int, mask: bool) -> dict[str, float]:
+    """log p(base) at one position of one sequence of single bases, by definition."""
+    number, roles = numbers(facts), facts.tokens
+    before = [number[roles["start"]]] if "start" in roles else []
+    tokens = before + [number[base] for base in sequence] + ([number[roles["end"]]] if "end" in roles else [])
+    place = at + len(before)
     if mask:
-        tokens[at + 1] = VOCABULARY["[MASK]"]
-    logits = network(input_ids=torch.tensor([tokens])).logits[0, at + 1].double()
-    four = {base: logits[VOCABULARY[base]].item() for base in "ACGT"}
+        tokens[place] = number[roles["mask"]]
+    logits = model(input_ids=torch.tensor([tokens])).logits[0, place].double()
+    four = {base: logits[number[base]].item() for base in "ACGT"}
     total = math.log(sum(math.exp(value) for value in four.values()))
     return {base: value - total for base, value in four.items()}
 
 
-def on_both_strands(network, sequence: str, at: int, mask: bool = True) -> list[dict[str, float]]:
-    other = "".join(OTHER[base] for base in reversed(sequence))
-    reverse = probabilities(network, other, len(sequence) - 1 - at, mask)
-    return [probabilities(network, sequence, at, mask), {base: reverse[OTHER[base]] for base in "ACGT"}]
+def on_both_strands(model, facts, sequence: str, at: int, mask: bool = True) -> list[dict[str, float]]:
+    reverse = probabilities(model, facts, other_strand(sequence), len(sequence) - 1 - at, mask)
+    forward = probabilities(model, facts, sequence, at, mask)
+    return [forward, {base: reverse[base.translate(OTHER)] for base in "ACGT"}]
 
 
 def random_sequences(count: int, length: int, seed: int = 0) -> list[str]:
@@ -116,33 +129,41 @@ def random_sequences(count: int, length: int, seed: int = 0) -> list[str]:
     return ["".join(rng.choice(list("ACGTN"), length, p=[0.24] * 4 + [0.04])) for _ in range(count)]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+def known_sequences(lengths: list[int], seed: int = 0) -> list[str]:
+    rng = random.Random(seed)
+    return ["".join(rng.choices("ACGT", k=length)) for length in lengths]
+
+
+# --- marginals and likelihoods ---
+
+
+@pytest.mark.parametrize("name", SINGLE)
 @pytest.mark.parametrize("length", [20, 21])
-def test_masked_marginals_equal_one_masked_pass_each(tmp_path, kind, length):
-    adapter = load(masked_checkpoint(tmp_path, kind))
+@pytest.mark.parametrize("mask", [True, False])
+def test_marginals_equal_one_pass_each(checkpoints, name, length, mask):
+    facts = checkpoints(name)
+    adapter = load(facts, Reading(one_pass_marginals=not mask))
     sequences = random_sequences(3, length)
-    sites = [(row, at) for row in range(3) for at in (0, 7, length // 2, length - 1)]
-    codes = torch.from_numpy(np.stack([encode(text) for text in sequences]).astype(np.int64))
-    with torch.no_grad():
-        found = adapter.marginals(codes, *torch.tensor(sites).T)
-    network = masked_network(kind)
-    for (row, at), strands in zip(sites, found, strict=True):
-        for expected, logs in zip(on_both_strands(network, sequences[row], at), strands, strict=True):
+    sites = [(text, at) for text in sequences for at in (0, 7, length // 2, length - 1)]
+    found = ask(adapter, [Request(adapter.scheme.site_method, text, (at,), 4) for text, at in sites])
+    model = own_class(facts)
+    for (text, at), strands in zip(sites, found, strict=True):
+        for expected, logs in zip(on_both_strands(model, facts, text, at, mask), strands, strict=True):
             np.testing.assert_allclose(logs, [expected[base] for base in "ACGT"], atol=1e-4)
-    assert (found[:, 0] - found[:, 1]).abs().max() > 0.01
+    assert np.abs(found[:, 0] - found[:, 1]).max() > 0.01
+    assert found.dtype == np.float32
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", SINGLE)
 @pytest.mark.parametrize("exact", [True, False])
-def test_pseudo_likelihoods_equal_a_sum_over_positions(tmp_path, kind, exact):
-    adapter = load(masked_checkpoint(tmp_path, kind), exact)
-    sequences = random_sequences(3, 14, 1)
-    codes = torch.from_numpy(np.stack([encode(text) for text in sequences]).astype(np.int64))
-    network = masked_network(kind)
+def test_pseudo_likelihoods_equal_a_sum_over_positions(checkpoints, name, exact):
+    facts = checkpoints(name)
+    adapter, model = load(facts, Reading(exact_likelihoods=exact)), own_class(facts)
+    sequences = [*random_sequences(2, 14, 1), *random_sequences(1, 9, 2)]
     expected = [
         [
             sum(
-                on_both_strands(network, text, at, mask=exact)[strand][base] + math.log(4)
+                on_both_strands(model, facts, text, at, mask=exact)[strand][base] + math.log(4)
                 for at, base in enumerate(text)
                 if base != "N"
             )
@@ -150,97 +171,209 @@ def test_pseudo_likelihoods_equal_a_sum_over_positions(tmp_path, kind, exact):
         ]
         for text in sequences
     ]
-    for rows in (1, 5, 1000):
-        with torch.no_grad():
-            np.testing.assert_allclose(adapter.pseudo_log_likelihoods(codes, rows), expected, atol=1e-4)
+    for budget in (1, 50, 4096):
+        found = ask(adapter, [Request(adapter.scheme.pair_method, text) for text in sequences], budget)
+        assert found.shape == (3, 2, 1)
+        np.testing.assert_allclose(found[..., 0], expected, atol=1e-4)
 
 
-def test_the_two_pseudo_likelihoods_differ_and_say_so(tmp_path):
-    facts = masked_checkpoint(tmp_path)
-    codes = torch.from_numpy(encode(random_sequences(1, 20)[0]).astype(np.int64))[None]
-    with torch.no_grad():
-        exact, fast = (load(facts, exact).pseudo_log_likelihoods(codes, 8) for exact in (True, False))
-    assert (exact - fast).abs().min() > 0.01
-    assert (load(facts, True).pair_method, load(facts).pair_method) == (
-        "masked_pseudo_likelihood",
-        "unmasked_pseudo_likelihood",
+def test_the_two_pseudo_likelihoods_differ_and_say_so(checkpoints):
+    (text,) = random_sequences(1, 20)
+    exact, fast = load(checkpoints("bert-base"), EXACT), load(checkpoints("bert-base"))
+    methods = exact.scheme.pair_method, fast.scheme.pair_method
+    assert methods == ("masked_pseudo_likelihood", "unmasked_pseudo_likelihood")
+    answers = [ask(adapter, [Request(method, text)]) for adapter, method in zip((exact, fast), methods, strict=True)]
+    assert np.abs(answers[0] - answers[1]).min() > 0.01
+
+
+def seen_inputs(adapter: TokenAdapter) -> list[torch.Tensor]:
+    """The inputs of each forward pass, as they come."""
+    seen: list[torch.Tensor] = []
+    adapter.network.model.base_model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["input_ids"]), with_kwargs=True
     )
+    return seen
 
 
-def test_exact_passes_hold_no_more_rows_than_asked(tmp_path):
-    adapter, seen = load(masked_checkpoint(tmp_path), exact=True), []
-    adapter.network.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append(len(kwargs["input_ids"])), with_kwargs=True
-    )
-    codes = torch.from_numpy(encode("ACGTNNACGT").astype(np.int64)).repeat(3, 1)
+def test_passes_hold_no_more_tokens_than_the_budget_and_unknown_bases_take_none(checkpoints):
+    adapter = load(checkpoints("bert-base"), EXACT)
+    seen = seen_inputs(adapter)
+    texts = ["ACGTNNACGT", "TCGTNNACGA", "AAGTNNACCT"]
+    ask(adapter, [Request("masked_pseudo_likelihood", text) for text in texts], budget=5 * 12)
+    assert max(len(ids) for ids in seen) == 5
+    assert all(ids.shape[1] == 12 for ids in seen)
+    strands = {text for text in (*texts, *map(other_strand, texts))}
+    assert sum(len(ids) for ids in seen) == 8 * len(strands)
+
+
+def test_equal_rows_are_computed_once(checkpoints):
+    adapter = load(checkpoints("bert-base"))
+    seen = seen_inputs(adapter)
+    (text,) = known_sequences([20])
+    request = Request("masked_marginal", text, (7,), 4)
+    mirrored = Request("masked_marginal", other_strand(text), (12,), 4)  # asks for the same two rows
+    found = ask(adapter, [request, mirrored, request])
+    assert sum(len(ids) for ids in seen) == 2
+    np.testing.assert_array_equal(found[0], found[2])
+    np.testing.assert_allclose(found[1, ::-1, ::-1], found[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [*TOKENS, *CAUSAL])
+def test_batches_of_unequal_lengths_give_what_single_rows_give(checkpoints, name):
+    adapter = load(checkpoints(name))
+    texts = known_sequences([36, 48, 42, 60, 54, 36, 41, 59], seed=2)
+    plans = [adapter.scheme.plan(text, 20, text[20:22], text[20]) for text in texts]
+    requests = [request for plan in plans if plan for request in (plan.alt, plan.ref)]
+    assert len(requests) >= 12
+    together = ask(adapter, requests, 10_000)
+    alone = np.concatenate([ask(adapter, [request], 1) for request in requests])
+    np.testing.assert_allclose(together, alone, atol=2e-5)
+    shuffled = random.Random(1).sample(range(len(requests)), len(requests))
+    np.testing.assert_allclose(ask(adapter, [requests[n] for n in shuffled], 200), alone[shuffled], atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["nt-v1", "generator", "dnabert-2"])
+def test_logits_that_are_made_a_few_at_a_time_are_the_same(checkpoints, name, monkeypatch):
+    adapter = load(checkpoints(name))
+    texts = known_sequences([48, 54, 60], seed=3)
+    plans = [adapter.scheme.plan(text, 20, text[20:22], text[20]) for text in texts]
+    requests = [request for plan in plans if plan for request in (plan.alt, plan.ref)]
+    whole = ask(adapter, requests)
+    monkeypatch.setattr(adapters, "HEAD_ELEMENTS", 3 * adapter.network.vocab_size)
+    rows: list[int] = []
+    head = adapter.network.head
+    monkeypatch.setattr(adapter.network, "head", lambda states: rows.append(len(states)) or head(states))
+    np.testing.assert_allclose(ask(adapter, requests), whole, atol=2e-5)
+    assert max(rows) <= 3
+    assert len(rows) > 3
+
+
+def test_a_sliding_window_shorter_than_the_row_holds_in_shared_prefixes(tmp_path):
+    """Branches of one prefix see what each would see alone: the last tokens within the window."""
+    facts = write_checkpoint("mistral-dna", tmp_path / "m")
+    config = json.loads((facts.path / "config.json").read_text())
+    (facts.path / "config.json").write_text(json.dumps({**config, "sliding_window": 5}))
+    adapter, model = load(facts), own_class(facts)
+    (text,) = known_sequences([60], seed=5)
+    plans = [adapter.scheme.plan(text, 30, text[30], alt) for alt in ("A", "C", "G", "T", text[30] + "CC")]
+    requests = [request for plan in plans if plan for request in (plan.alt, plan.ref)]
+    found = ask(adapter, requests)
+    tokeniser = adapter.tokeniser
+    for request, answer in zip(requests, found, strict=True):
+        for part in adapter.scheme.parts(request):
+            assert len(part.row) - part.row.prefix > 1
+            assert len(part.row) > 10
+            with torch.no_grad():
+                logits = model(input_ids=torch.from_numpy(part.row.ids.astype(np.int64))[None]).logits[0]
+            logs = logits[:, torch.from_numpy(tokeniser.outcomes)].double().log_softmax(-1)
+            expected = part.constant + sum(
+                logs[at - 1, candidate].item()
+                for at, (candidate,) in zip(part.positions, part.candidates.tolist(), strict=True)
+            )
+            assert answer[part.strand, 0] == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_vocabulary_without_start_and_end_tokens_is_read_without_them(checkpoints):
+    facts = checkpoints("bert-base")
+    tokens = {role: name for role, name in facts.tokens.items() if role not in ("start", "end")}
+    adapter = load(dataclasses.replace(facts, tokens=tokens))
+    found = ask(adapter, [Request("masked_marginal", "ACGTTGCA", (3,), 4)])[0, 0]
+    number = numbers(facts)
+    ids = torch.tensor([[number[base] for base in "ACGTTGCA"]])
+    ids[0, 3] = number["[MASK]"]
     with torch.no_grad():
-        adapter.pseudo_log_likelihoods(codes, 5)
-    assert max(seen) == 5 and sum(seen) == 2 * 3 * 8, "unknown bases take no pass"
+        logits = own_class(facts)(input_ids=ids).logits[0, 3]
+    np.testing.assert_allclose(found, logits[[number[base] for base in "ACGT"]].log_softmax(-1), atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_masked_embeddings_leave_out_start_and_end_tokens(tmp_path, kind):
-    adapter = load(masked_checkpoint(tmp_path, kind))
-    text = random_sequences(1, 12)[0]
-    with torch.no_grad():
-        states = adapter.embeddings(torch.from_numpy(encode(text).astype(np.int64))[None])
-        tokens = torch.tensor([[1, *(VOCABULARY[base] for base in text), 2]])
-        whole = masked_network(kind)(input_ids=tokens, output_hidden_states=True).hidden_states[-1]
-    torch.testing.assert_close(states, whole[:, 1:-1], atol=1e-5, rtol=0)
-
-
-def test_a_vocabulary_without_start_and_end_tokens_is_read_without_them():
-    plain = {token: number for token, number in VOCABULARY.items() if token not in ("[CLS]", "[SEP]")}
-    adapter = MaskedBaseAdapter(masked_network("bert"), plain, torch.device("cpu"), torch.float32, exact=False)
-    codes = torch.from_numpy(encode("ACGTTGCA").astype(np.int64))[None]
-    tokens = torch.tensor([[VOCABULARY[base] for base in "ACGTTGCA"]])
-    tokens[0, 3] = VOCABULARY["[MASK]"]
-    with torch.no_grad():
-        found = adapter.marginals(codes, torch.tensor([0]), torch.tensor([3]))[0, 0]
-        logits = masked_network("bert")(input_ids=tokens).logits[0, 3]
-    torch.testing.assert_close(found, logits[[7, 8, 6, 5]].log_softmax(-1), atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("kind", ["bidirectional", *KINDS])
-def test_the_reverse_complement_swaps_strands(tmp_path, kind):
-    facts = bidirectional_checkpoint(tmp_path) if kind == "bidirectional" else masked_checkpoint(tmp_path, kind)
-    adapter = load(facts)
+@pytest.mark.parametrize("name", ["bidirectional", *SINGLE])
+def test_the_reverse_complement_swaps_strands(checkpoints, name):
+    adapter = load(checkpoints(name))
+    scheme = adapter.scheme
     for length in (30, 31):  # in an even window the middle base is another one on the other strand
         text = random_sequences(1, length)[0]
-        other = "".join(OTHER[base] for base in reversed(text))
-        both = [torch.from_numpy(encode(sequence).astype(np.int64))[None] for sequence in (text, other)]
-        at, row = torch.tensor([length // 2]), torch.tensor([0])
+        both, at = (text, other_strand(text)), length // 2
+        places = (at, length - 1 - at)
+        first, second = (
+            ask(adapter, [Request(scheme.site_method, t, (p,), 4)]) for t, p in zip(both, places, strict=True)
+        )
+        np.testing.assert_allclose(second[:, ::-1, ::-1], first, atol=1e-5)
+        first, second = (ask(adapter, [Request(scheme.pair_method, sequence)]) for sequence in both)
+        np.testing.assert_allclose(second[:, ::-1], first, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "bound"), [("bidirectional", 0.5), ("bert-base", 0.5), ("esm-base", 0.5), ("nt-v2", 1.0)]
+)
+def test_bfloat16_is_float32_but_for_rounding(checkpoints, name, bound):
+    facts = checkpoints(name)
+    texts = known_sequences([60] * 8, seed=4)
+    answers = []
+    for arithmetic in ("float32", "bfloat16"):
+        adapter = load(facts, arithmetic=arithmetic)
+        plans = [adapter.scheme.plan(text, 30, text[30], "A" if text[30] != "A" else "C") for text in texts]
+        answers.append(ask(adapter, [plan.alt for plan in plans]))
+    exact, coarse = answers
+    assert exact.dtype == coarse.dtype == np.float32
+    assert 0 < np.abs(exact - coarse).mean() < bound / 4
+    assert np.abs(exact - coarse).max() < bound
+
+
+# --- states ---
+
+
+@pytest.mark.parametrize("name", SINGLE)
+@pytest.mark.parametrize("layer", [None, 0, 1])
+def test_states_leave_out_start_and_end_tokens_and_padding(checkpoints, name, layer):
+    facts = checkpoints(name)
+    adapter, model, number = load(facts), own_class(facts), numbers(checkpoints(name))
+    texts = [*random_sequences(2, 12), *random_sequences(1, 11, 3)]
+    found = adapter.states(Batcher(CPU, 4096), texts, layer)
+    lead, end = int("start" in facts.tokens), int("end" in facts.tokens)
+    for text, states in zip(texts, found, strict=True):
+        tokens = [number[facts.tokens["start"]]] * lead + [number[base] for base in text]
+        tokens += [number[facts.tokens["end"]]] if end else []
         with torch.no_grad():
-            first = adapter.marginals(both[0], row, at)
-            second = adapter.marginals(both[1], row, length - 1 - at)
-            sums = [adapter.pseudo_log_likelihoods(codes, 4) for codes in both]
-        torch.testing.assert_close(second.flip(1, 2), first, atol=1e-5, rtol=0)
-        torch.testing.assert_close(sums[1].flip(1), sums[0], atol=1e-4, rtol=0)
+            hidden = model(input_ids=torch.tensor([tokens]), output_hidden_states=True).hidden_states
+        whole = hidden[-1 if layer is None else layer][0]
+        torch.testing.assert_close(states, whole[lead : len(tokens) - end], atol=2e-5, rtol=0)
 
 
-@pytest.mark.parametrize(("kind", "bound"), [("bidirectional", 0.5), ("bert", 0.3), ("esm", 0.3)])
-def test_bfloat16_is_float32_but_for_rounding(tmp_path, kind, bound):
-    facts = bidirectional_checkpoint(tmp_path) if kind == "bidirectional" else masked_checkpoint(tmp_path, kind)
-    codes = torch.from_numpy(np.stack([encode(text) for text in random_sequences(8, 60)]).astype(np.int64))
-    rows, at = torch.arange(8), torch.full((8,), 30)
-    with torch.no_grad():
-        exact, coarse = (load(facts, dtype=dtype).marginals(codes, rows, at) for dtype in ("float32", "bfloat16"))
-    assert exact.dtype == coarse.dtype == torch.float32
-    assert 0 < (exact - coarse).abs().mean() < bound / 4
-    assert (exact - coarse).abs().max() < bound
+@pytest.mark.parametrize("name", ["bidirectional", *TOKENS, "generator", "neox-base"])
+def test_each_base_has_the_state_of_a_token_that_covers_it(checkpoints, name):
+    adapter = load(checkpoints(name))
+    for text in known_sequences([30, 31, 45], seed=6):
+        (states,) = adapter.states(Batcher(CPU, 4096), [text])
+        rows = adapter.token_of_base(text)
+        assert len(rows) == len(text)
+        if name == "bidirectional":
+            assert rows.tolist() == list(range(len(text)))
+            continue
+        _, first, last, _ = adapter.tokeniser.cut(text)
+        assert len(states) == len(first)
+        for base, row in enumerate(rows):
+            assert first[row] <= base < last[row]
 
 
-def test_rotary_frequencies_are_not_rounded_in_bfloat16(tmp_path):
-    adapter = load(masked_checkpoint(tmp_path, "esm"), dtype="bfloat16")
-    assert next(adapter.network.parameters()).dtype == torch.bfloat16
-    frequencies = dict(adapter.network.named_buffers())["esm.rotary_embeddings.inv_freq"]
-    torch.testing.assert_close(frequencies, 1.0 / 10000 ** (torch.arange(0, 8, 2) / 8), atol=0, rtol=1e-6)
+def test_the_state_of_a_base_under_overlapping_kmers_is_that_of_the_token_around_it(checkpoints):
+    adapter = load(checkpoints("dnabert-3"))
+    assert adapter.token_of_base("ACGTAC").tolist() == [0, 0, 1, 2, 3, 3]
 
 
-def test_a_checkpoint_saved_in_half_precision_is_computed_in_float32(tmp_path):
-    masked_network("bert").to(torch.bfloat16).save_pretrained(tmp_path / "small")
-    adapter = load(registered(tmp_path / "small", "masked-base", 21), dtype="auto")
-    assert {parameter.dtype for parameter in adapter.network.parameters()} == {torch.float32}
+@pytest.mark.parametrize("name", ["bidirectional", "bert-base", "nt-v1", "dnabert-3"])
+def test_both_strands_states_are_in_forward_order(checkpoints, name):
+    adapter = load(checkpoints(name))
+    texts = known_sequences([24, 31], seed=7)
+    for text, (forward, reverse) in zip(texts, strand_states(adapter, Batcher(CPU, 4096), texts), strict=True):
+        alone, other = (adapter.states(Batcher(CPU, 4096), [strand])[0] for strand in (text, other_strand(text)))
+        rows = adapter.token_of_base(text)
+        backwards = adapter.token_of_base(other_strand(text))[::-1]
+        torch.testing.assert_close(forward, alone[torch.from_numpy(rows)], atol=2e-5, rtol=0)
+        torch.testing.assert_close(reverse, other[torch.from_numpy(backwards.copy())], atol=2e-5, rtol=0)
+        assert len(forward) == len(reverse) == len(text)
+
+
+# --- refusals ---
 
 
 def refused(facts: ModelFacts, sentence: str) -> None:
@@ -249,127 +382,146 @@ def refused(facts: ModelFacts, sentence: str) -> None:
     assert str(caught.value) == sentence
 
 
-@pytest.mark.parametrize("checkpoint", [masked_checkpoint, bidirectional_checkpoint])
-def test_a_changed_byte_is_refused_by_file_name(tmp_path, checkpoint):
-    facts = checkpoint(tmp_path)
-    weights = facts.path / "model.safetensors"
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(content)
+def change_weights(facts: ModelFacts, change) -> None:
+    file = facts.path / "model.safetensors"
+    weights = load_file(file)
+    change(weights)
+    save_file(weights, file, metadata={"format": "pt"})
+
+
+def test_an_unknown_family_is_refused(checkpoints):
+    facts = dataclasses.replace(checkpoints("bert-base"), family="crystal-ball")
     refused(
         facts,
-        f"{weights}: SHA-256 is {sha256(weights)}, the registry says {facts.digest}; "
-        "restore the file, or register the new weights under a name of their own",
+        "bert-base: unknown family 'crystal-ball'; known are bidirectional-conv, bert, esm, modernbert, llama, mistral, "
+        "mixtral, gpt-neox, gpt2, esm-gated, mosaic-bert, remote-code",
     )
 
 
-@pytest.mark.parametrize("checkpoint", [masked_checkpoint, bidirectional_checkpoint])
 @pytest.mark.parametrize("fault", ["missing", "unexpected"])
-def test_missing_and_unexpected_weights_are_refused_by_name(tmp_path, checkpoint, fault):
-    facts = checkpoint(tmp_path)
-    file = facts.path / "model.safetensors"
-    weights = load_file(file)
-    first = sorted(weights)[0]
-    if fault == "missing":
-        del weights[first]
-    else:
-        weights["surplus"] = torch.zeros(2)
-    save_file(weights, file, metadata={"format": "pt"})
+def test_missing_and_unexpected_weights_of_the_bidirectional_network_are_refused_by_name(tmp_path, fault):
+    facts = bidirectional_checkpoint(tmp_path / "small")
+    first = sorted(load_file(facts.path / "model.safetensors"))[0]
+    change = {"missing": lambda w: w.pop(first), "unexpected": lambda w: w.update(surplus=torch.zeros(2))}[fault]
+    change_weights(facts, change)
     missing, unexpected = (first, "none") if fault == "missing" else ("none", "surplus")
     refused(
-        dataclasses.replace(facts, digest=sha256(file)),
-        f"{facts.path}: the weights do not fit the architecture {facts.family} "
-        f"(missing: {missing}; unexpected: {unexpected})",
+        facts,
+        f"{facts.path}: the weights do not fit the architecture bidirectional-conv "
+        f"(missing: {missing}; unexpected: {unexpected}); check family in the model registry",
     )
 
 
-@pytest.mark.parametrize("checkpoint", [masked_checkpoint, bidirectional_checkpoint])
-def test_weights_of_another_shape_are_refused(tmp_path, checkpoint):
-    facts = checkpoint(tmp_path)
-    file = facts.path / "model.safetensors"
-    weights = load_file(file)
-    name = next(name for name in sorted(weights) if weights[name].ndim == 2)
-    weights[name] = torch.zeros(len(weights[name]) + 1, weights[name].shape[1])
-    save_file(weights, file, metadata={"format": "pt"})
-    with pytest.raises(BadInput, match=f"^{re.escape(str(facts.path))}: "):
-        load(dataclasses.replace(facts, digest=sha256(file)))
+def test_bidirectional_weights_of_another_shape_are_refused(tmp_path):
+    facts = bidirectional_checkpoint(tmp_path / "small")
+
+    def widen(weights):
+        name = next(name for name in sorted(weights) if weights[name].ndim == 2)
+        weights[name] = torch.zeros(len(weights[name]) + 1, weights[name].shape[1])
+
+    change_weights(facts, widen)
+    refused(facts, f"{facts.path}: the weights do not have config.json's shapes; restore both files")
 
 
-@pytest.mark.parametrize("checkpoint", [masked_checkpoint, bidirectional_checkpoint])
-@pytest.mark.parametrize("content", [None, "{", "{}", '{"network": {"colour": 1}, "model_type": "nonesuch"}'])
-def test_a_checkpoint_without_a_usable_config_is_refused(tmp_path, checkpoint, content):
-    facts = checkpoint(tmp_path)
-    (facts.path / "config.json").unlink()
+@pytest.mark.parametrize(
+    "content", [None, "{", "{}", "[]", '{"network": 3}', '{"network": {"colour": 1}, "model_type": "nonesuch"}']
+)
+def test_a_bidirectional_checkpoint_without_a_usable_config_is_refused(tmp_path, content):
+    facts = bidirectional_checkpoint(tmp_path / "small")
+    file = facts.path / "config.json"
+    file.unlink()
     if content is not None:
-        (facts.path / "config.json").write_text(content)
-    with pytest.raises(BadInput, match=f"^{re.escape(str(facts.path))}") as caught:
+        file.write_text(content)
+    sentence = rf"^{re.escape(str(file))}: no (config|shape) of a bidirectional-conv network \(.*\); restore the file$"
+    with pytest.raises(BadInput, match=sentence) as caught:
         load(facts)
     assert "\n" not in str(caught.value)
 
 
 def test_a_window_that_the_network_does_not_see_is_refused(tmp_path):
-    facts = bidirectional_checkpoint(tmp_path, window=29)
+    facts = bidirectional_checkpoint(tmp_path / "small", window=29)
     refused(facts, f"{facts.path}: the network sees 31 bases, the registry says window: 29")
 
 
-@pytest.mark.parametrize(("kind", "room"), [("bert", 62), ("esm-absolute", 61)])
-def test_a_window_longer_than_the_learned_positions_is_refused(tmp_path, kind, room):
-    facts = masked_checkpoint(tmp_path, kind)
-    adapter = load(dataclasses.replace(facts, window=room))
-    with torch.no_grad():
-        adapter.embeddings(torch.zeros(1, room, dtype=torch.int64))
-    refused(
-        dataclasses.replace(facts, window=room + 1),
-        f"{facts.path}: the network takes up to {room} bases, the registry says window: {room + 1}",
-    )
-
-
-def test_rotary_positions_allow_any_window(tmp_path):
-    load(dataclasses.replace(masked_checkpoint(tmp_path, "esm"), window=500))
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"A": 10}, {"A": -1}, {"A": "7"}, {"A": 8}, {"[SEP]": 11}, {"[MASK]": 7}, {"G": None}, {"N": None}],
-    ids=str,
-)
-def test_a_vocabulary_that_does_not_fit_the_checkpoint_is_refused(tmp_path, change):
-    vocabulary = {token: number for token, number in {**VOCABULARY, **change}.items() if number is not None}
-    facts = masked_checkpoint(tmp_path, vocabulary=vocabulary)
-    refused(facts, "small: the registry's vocabulary does not fit the checkpoint's 10 tokens")
-
-
-def test_another_mask_token_than_the_one_that_token_dropout_looks_for_is_refused(tmp_path):
-    facts = masked_checkpoint(tmp_path, "esm", vocabulary={**VOCABULARY, "[MASK]": 9})
-    refused(facts, "small: the registry's vocabulary does not fit the checkpoint's 10 tokens")
-
-
-def test_an_unknown_family_is_refused(tmp_path):
-    facts = dataclasses.replace(masked_checkpoint(tmp_path), family="crystal-ball")
-    refused(facts, "small: unknown family 'crystal-ball'; known are bidirectional-conv, masked-base")
-
-
-def test_a_gpu_that_was_asked_for_and_is_not_there_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+def test_int8_is_refused_by_the_bidirectional_network(checkpoints):
     with pytest.raises(BadInput) as caught:
-        load_adapter(masked_checkpoint(tmp_path), "gpu", "auto", False)
-    assert str(caught.value) == (
-        "scoring.device is gpu but this machine shows none; give the job a GPU or set it to cpu"
-    )
+        load(checkpoints("bidirectional"), arithmetic="int8")
+    assert str(caught.value) == ("small: scoring.dtype is int8, which this network has not; use float32 or bfloat16")
 
 
-def test_the_bidirectional_adapter_reads_the_network_it_loads(tmp_path):
-    facts = bidirectional_checkpoint(tmp_path)
-    adapter = load(facts)
+def test_the_bidirectional_network_has_states_of_its_last_layer_alone(checkpoints):
+    with pytest.raises(BadInput) as caught:
+        load(checkpoints("bidirectional")).states(Batcher(CPU, 4096), ["ACGT"], layer=1)
+    assert str(caught.value) == "small has states of its last layer alone; leave the layer out"
+
+
+@pytest.mark.parametrize("name", ["bidirectional", "bert-base", "generator"])
+@pytest.mark.parametrize(
+    ("arithmetic", "advice"),
+    [("float32", "check the checkpoint and its registry entry"), ("bfloat16", "set scoring.dtype to float32")],
+)
+def test_numbers_that_are_not_finite_are_refused(checkpoints, name, arithmetic, advice):
+    adapter = load(checkpoints(name), arithmetic=arithmetic)
+    with torch.no_grad():
+        for parameter in adapter.network.parameters():
+            if parameter.is_floating_point() and parameter.layout == torch.strided:
+                parameter.fill_(math.nan)
+    (text,) = known_sequences([48])
+    plan = adapter.scheme.plan(text, 20, text[20:22], text[20])
+    for act in (lambda: ask(adapter, [plan.alt]), lambda: adapter.states(Batcher(CPU, 4096), [text])):
+        with pytest.raises(BadInput) as caught:
+            act()
+        assert str(caught.value) == f"the model gave NaN or infinity in {arithmetic}; {advice}"
+
+
+# --- the bidirectional network ---
+
+
+def test_the_bidirectional_adapter_reads_the_network_it_loads(checkpoints):
+    adapter = load(checkpoints("bidirectional"))
     assert isinstance(adapter, BidirectionalAdapter)
-    codes = torch.from_numpy(np.stack([encode(text) for text in random_sequences(2, 40)]).astype(np.int64))
+    texts = random_sequences(2, 40)
+    codes = torch.from_numpy(np.stack([encode(text) for text in texts]).astype(np.int64))
     with torch.no_grad():
         logits = torch.stack(adapter.network(codes), 1).log_softmax(-1)
-        found = adapter.marginals(codes, torch.tensor([0, 1, 1]), torch.tensor([3, 0, 39]))
-        sums = adapter.pseudo_log_likelihoods(codes, 1)
-    torch.testing.assert_close(found, torch.stack([logits[0, :, 3], logits[1, :, 0], logits[1, :, 39]]))
+    sites = [(0, 3), (1, 0), (1, 39)]
+    found = ask(adapter, [Request("leave_one_out_marginal", texts[row], (at,), 4, 15) for row, at in sites])
+    np.testing.assert_allclose(found, torch.stack([logits[row, :, at] for row, at in sites]), atol=1e-5)
+    sums = ask(adapter, [Request("leave_one_out_pseudo_likelihood", text) for text in texts])
     for row in range(2):
         known = [at for at in range(40) if codes[row, at] < 4]
         for strand in range(2):
             expected = sum(logits[row, strand, at, codes[row, at]].item() + math.log(4) for at in known)
-            assert sums[row, strand].item() == pytest.approx(expected, abs=1e-4)
+            assert sums[row, strand, 0] == pytest.approx(expected, abs=1e-4)
+
+
+def test_sites_of_one_tile_and_sites_in_windows_of_their_own_get_the_same_answer(checkpoints):
+    adapter = load(checkpoints("bidirectional"))
+    (tile,) = random_sequences(1, 90, 5)
+    sites = [at for at in range(15, 75) if tile[at] != "N"]
+    shared = ask(adapter, [Request("leave_one_out_marginal", tile, (at,), 4, 15) for at in sites])
+    single = [Request("leave_one_out_marginal", tile[at - 15 : at + 16], (15,), 4, 15) for at in sites]
+    np.testing.assert_allclose(ask(adapter, single), shared, atol=1e-5)
+    np.testing.assert_allclose(ask(adapter, single, budget=31), shared, atol=1e-5)
+
+
+def test_likelihoods_of_unequal_lengths_are_padded_without_a_trace(checkpoints):
+    adapter = load(checkpoints("bidirectional"))
+    requests = [Request("leave_one_out_pseudo_likelihood", text) for text in known_sequences([50, 47, 52, 49])]
+    alone = np.concatenate([ask(adapter, [request]) for request in requests])
+    np.testing.assert_allclose(ask(adapter, requests, 10_000), alone, atol=1e-4)
+
+
+def test_the_sum_over_known_bases_equals_a_loop():
+    torch.manual_seed(0)
+    logs = torch.randn(2, 2, 7, 4).log_softmax(-1)
+    codes = torch.tensor([[0, 1, 4, 3, 2, 2, 4], [4, 4, 4, 4, 1, 0, 3]])
+    found = known_base_sum(logs, codes)
+    for row in range(2):
+        for strand in range(2):
+            terms = [logs[row, strand, at, code].item() + math.log(4) for at, code in enumerate(codes[row]) if code < 4]
+            assert found[row, strand].item() == pytest.approx(sum(terms), abs=1e-5)
+
+
+def test_every_kind_of_model_has_an_adapter(checkpoints):
+    assert {*TOKENS, *CAUSAL, "esm-base", "dnabert-4", "dnabert-5", "dnabert-6"} == set(KINDS)

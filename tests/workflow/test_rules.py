@@ -98,7 +98,7 @@ def test_rule_files_import_nothing_heavy(path):
 def test_paths_and_texts_in_shell_commands_are_quoted(path):
     """Numbers and words of a closed list may go bare: they hold no space."""
     bare = {"max_allele_length", "max_mismatch_share", "max_unknown_share", "source", "device", "dtype", "batch_tokens"}
-    bare |= {"pseudo_likelihood", "embeddings", "blocks", "block_length", "others", "seed", "top"}
+    bare |= {"pseudo_likelihood", "marginals", "compiled", "embeddings", "blocks", "block_length", "others", "seed", "top"}
     for name, body in RULE.findall(path.read_text()):
         command = body.partition("shell:")[2]
         for field in re.findall(r"\{([^}]+)\}", command):

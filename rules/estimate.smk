@@ -1,0 +1,105 @@
+"""Estimate, on request only (target `estimate`): what scoring will cost, before any of it is done.
+
+Requires  {cohort}/windows, results/models/{model}; config: scoring, models
+Produces  results/shared/probes/{model}.json   tokens a second on the device, measured on random DNA for all cohorts
+          results/{cohort}/estimate.tsv        sites, tokens, share of the score store, device hours, disk, by model
+          results/{cohort}/estimate.json       the same; scoring.shards: auto reads the number of shards from it
+"""
+
+import hashlib
+
+
+def stored_parts(folder):
+    """What the score store holds, as one short text: another estimate is due when it changes."""
+    if not folder or not os.path.isdir(folder):
+        return ""
+    models = sorted(entry.path for entry in os.scandir(folder) if entry.is_dir())
+    parts = [name for model in models for name in sorted(os.listdir(model)) if name.startswith("part-")]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16] if parts else ""
+
+
+rule probe_model:
+    input:
+        cli=script("probe_model.py"),
+        lib=library(*ENGINE, "embedding", "costs", "probing", "store"),
+        registry=REGISTRY,
+        manifest=rules.fetch_model.output.manifest,
+    output:
+        probe="results/shared/probes/{model}.json",
+    log:
+        "logs/models/probe_model.{model}.log",
+    conda:
+        "../envs/embedding.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+        gpu=1 if config["scoring"]["device"] == "gpu" else 0,
+    params:
+        device=config["scoring"]["device"],
+        dtype=config["scoring"]["dtype"],
+        compiled="--compile" if config["scoring"]["compile"] else "",
+        batch_tokens=config["scoring"]["batch_tokens"],
+        marginals=config["scoring"]["marginals"],
+        pseudo_likelihood=config["scoring"]["pseudo_likelihood"],
+        checkpoint=subpath(input.manifest, parent=True),
+        lock=config["models"]["lock"],
+        allowed=config["models"]["remote_code"],
+    shell:
+        "python {input.cli:q} --registry {input.registry:q} --model {wildcards.model:q}"
+        " --checkpoint {params.checkpoint:q} --lock {params.lock:q} --allow-code {params.allowed:q}"
+        " --device {params.device} --dtype {params.dtype} {params.compiled} --batch-tokens {params.batch_tokens}"
+        " --marginals {params.marginals} --pseudo-likelihood {params.pseudo_likelihood}"
+        " --threads {threads} --output {output.probe:q} 2>&1 | tee {log:q} >&2"
+
+
+rule estimate_cost:
+    input:
+        cli=script("estimate_cost.py"),
+        lib=library(
+            "errors",
+            "files",
+            "columns",
+            "sequence",
+            "models",
+            "fetching",
+            "shards",
+            "tokenisation",
+            "plans",
+            "costs",
+            "store",
+        ),
+        registry=REGISTRY,
+        manifests=expand(rules.fetch_model.output.manifest, model=MODELS),
+        probes=expand(rules.probe_model.output.probe, model=MODELS),
+        windows=expand(f"results/{COHORT}/windows/{{model}}/{{shard}}", model=MODELS, shard=SHARDS),
+    output:
+        tsv=f"results/{COHORT}/estimate.tsv",
+        json=f"results/{COHORT}/estimate.json",
+    log:
+        f"logs/{COHORT}/estimate_cost.log",
+    conda:
+        "../envs/embedding.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=120,
+    params:
+        cohort=COHORT,
+        models=MODELS,
+        checkpoints=lambda wildcards, input: [os.path.dirname(manifest) for manifest in input.manifests],
+        windows=f"results/{COHORT}/windows",
+        scores=f"results/{COHORT}/shards",
+        shards=SHARDS,
+        shard_minutes=config["scoring"]["shard_minutes"],
+        marginals=config["scoring"]["marginals"],
+        pseudo_likelihood=config["scoring"]["pseudo_likelihood"],
+        embeddings="" if config["scoring"]["embeddings"] else "--no-embeddings",
+        compiled="--compile" if config["scoring"]["compile"] else "",
+        store=["--store", config["scoring"]["store"]] if config["scoring"]["store"] else [],
+        answers=lambda wildcards: stored_parts(config["scoring"]["store"]),
+    shell:
+        "python {input.cli:q} --cohort {params.cohort:q} --models {params.models:q} --registry {input.registry:q}"
+        " --checkpoints {params.checkpoints:q} --probes {input.probes:q} --windows {params.windows:q}"
+        " --scores {params.scores:q} --shards {params.shards:q} --shard-minutes {params.shard_minutes:q}"
+        " --marginals {params.marginals} --pseudo-likelihood {params.pseudo_likelihood} {params.embeddings}"
+        " {params.compiled} {params.store:q} --tsv {output.tsv:q} --json {output.json:q} 2>&1 | tee {log:q} >&2"

@@ -1,0 +1,618 @@
+"""What has to be asked of a model to score alleles: torch-free, so that jobs can be planned and costed without one.
+
+A `Request` is one fact about a model that a forward pass can answer, for example the marginal of one site or the
+likelihood of one haplotype, on both strands. Equal requests of different alleles are one request. A request knows the
+bytes that identify it, under which the score store keeps its answer, and the `Part`s of token rows that compute it.
+
+An answer is a float32 vector for each strand. `llr` is always the difference of two entries: of one answer for a
+marginal, of two answers for a pair of haplotypes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import blake2b
+
+import numpy as np
+
+from seqprior.errors import BadInput
+from seqprior.models import ModelFacts, read_config
+from seqprior.sequence import BASES, encode
+from seqprior.sequence import reverse_complement as other_strand
+from seqprior.shards import Cutter
+from seqprior.tokenisation import OverlappingKmer, Tokeniser, Tokens, load_tokeniser
+
+REQUEST_VERSION = 1  # to be raised when a request of the same identity would get another answer
+MAX_SPAN = 32  # byte-pair tokens that may be masked together; more is no longer a local change
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One input of the network: token numbers, and which of them are replaced by the mask token.
+
+    `prefix` tokens at the start are shared with other rows of the same prefix (causal models); 0 where none are.
+    """
+
+    ids: np.ndarray
+    masked: tuple[int, ...] = ()
+    prefix: int = 0
+
+    @property
+    def identity(self) -> tuple:
+        return self.ids.tobytes(), self.masked, self.prefix
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A share of an answer: sum over reads of weight * log p(candidate | row), plus a constant.
+
+    Attributes:
+        strand: 0 forward, 1 reverse.
+        positions: (M,) token positions that are read.
+        candidates: (M, C) indices among the tokeniser's outcomes; each read adds to all C entries of the answer.
+    """
+
+    strand: int
+    row: Row
+    positions: np.ndarray
+    candidates: np.ndarray
+    weight: float = 1.0
+    constant: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One fact. `kind`, `sequence` and `at` identify it; `width` is the number of entries of its answer a strand.
+
+    Where `reach` is not 0, the answer depends on so many bases either side of `at` alone.
+    """
+
+    kind: str
+    sequence: str
+    at: tuple[int, ...] = ()
+    width: int = 1
+    reach: int = 0
+
+    def key(self, salt: bytes) -> bytes:
+        """16 bytes under which a score store keeps the answer; `salt` stands for how the model reads."""
+        sequence, at = self.sequence, self.at
+        if self.reach:
+            sequence, at = sequence[at[0] - self.reach : at[0] + self.reach + 1], (self.reach,)
+        text = f"{self.kind}\n{at}\n{sequence}"
+        return blake2b(text.encode("ascii"), digest_size=16, key=salt).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How one allele's score is read: answer `alt`, entry `alt_entry`, minus answer `ref`, entry `ref_entry`.
+
+    `site` is the first of four entries over A, C, G, T in the answer, from which an entropy follows; -1 for none.
+    """
+
+    method: str
+    alt: Request
+    ref: Request
+    alt_entry: int = 0
+    ref_entry: int = 0
+    site: int = -1
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Which of a model's ways of scoring are used.
+
+    Attributes:
+        one_pass_marginals: read substitutions from whole unmasked windows.
+        exact_likelihoods: mask every token in turn for likelihoods of haplotypes.
+    """
+
+    one_pass_marginals: bool = False
+    exact_likelihoods: bool = False
+
+
+class Scheme(ABC):
+    """From alleles to requests, and from requests to token rows, for one tokenisation and objective.
+
+    Attributes:
+        site_method, pair_method: names of the scores, as documented in docs/scores.md.
+        room: tokens that the network has positions for, where windows of one length differ in tokens; None for any.
+    """
+
+    site_method: str
+    pair_method: str
+
+    def __init__(self, facts: ModelFacts, tokeniser: Tokeniser | None, reading: Reading) -> None:
+        self.facts, self.reading = facts, reading
+        self.tokeniser = tokeniser
+        if tokeniser is not None:
+            self._tokens = lru_cache(maxsize=64)(tokeniser.tokens)  # neighbouring sites share windows
+        self.cutter = Cutter(facts, reading.one_pass_marginals)
+        self.room: int | None = None
+
+    def fits(self, *sequences: str) -> bool:
+        """False if a sequence has more tokens, on either strand, than the network has positions."""
+        return self.room is None or all(
+            len(self._tokens(text)) <= self.room
+            for sequence in sequences
+            for text in (sequence, other_strand(sequence))
+        )
+
+    @property
+    def salt(self) -> bytes:
+        """What, beside the weights, decides an answer."""
+        facts = self.facts
+        text = (
+            REQUEST_VERSION,
+            facts.tokenisation,
+            facts.objective,
+            facts.k,
+            sorted(facts.tokens.items()),
+            sorted(facts.vocabulary.items()),
+        )
+        return blake2b(repr(text).encode(), digest_size=32).digest()
+
+    @abstractmethod
+    def plan(self, window: str, offset: int, ref: str, alt: str) -> Plan | None:
+        """How to score an allele at `offset` of its window; None if the model cannot."""
+
+    @abstractmethod
+    def parts(self, request: Request) -> Iterator[Part]:
+        """The token rows that answer a request."""
+
+    def passes(self, request: Request) -> int:
+        """Token rows that a request takes, about."""
+        exact = self.reading.exact_likelihoods and request.kind == "masked_pseudo_likelihood"
+        return 2 * (len(request.sequence) // self.facts.k if exact else 1)
+
+    def pair(self, window: str, offset: int, ref: str, alt: str) -> Plan | None:
+        """Both haplotypes of an allele, over the same flanks."""
+        left, right = window[:offset], window[offset + len(ref) :]
+        return Plan(self.pair_method, *(Request(self.pair_method, left + allele + right) for allele in (alt, ref)))
+
+    def likelihood_parts(self, sequence: str) -> Iterator[Part]:
+        """Log-likelihood of a sequence against equally likely bases, on both strands, from its tokens' readings."""
+        tokeniser = self.tokeniser
+        assert tokeniser is not None
+        for strand, text in enumerate((sequence, other_strand(sequence))):
+            tokens = self._tokens(text)
+            at = np.flatnonzero(tokens.known)
+            if not len(at):
+                continue
+            outcomes = tokeniser.index_of[tokens.ids[at]]
+            background = -tokeniser.chance[outcomes]
+            if not self.reading.exact_likelihoods:
+                yield Part(strand, Row(tokens.ids), at, outcomes[:, None], 1.0, float(background.sum()))
+                continue
+            for position, outcome, constant in zip(at, outcomes, background, strict=True):
+                read, row = np.array([position]), Row(tokens.ids, (int(position),))
+                yield Part(strand, row, read, np.array([[outcome]]), 1.0, float(constant))
+
+    def haplotype_flanks(self, offset: int, longest: int, size: int) -> tuple[int, int]:
+        """Bases kept left and right of an allele within a haplotype of `size`, the left ones in frame."""
+        frame = self.tokeniser.k if self.tokeniser is not None else 1
+        flank = max(1, (size - longest) // 2)
+        if frame == 1:
+            return min(flank, offset), flank
+        left = offset % frame + max(flank - offset % frame, 0) // frame * frame
+        return min(left, offset), flank
+
+
+class MaskedBases(Scheme):
+    """One token a base, masked language models and seqprior's own bidirectional network."""
+
+    def __init__(self, facts: ModelFacts, tokeniser: Tokeniser | None, reading: Reading) -> None:
+        super().__init__(facts, tokeniser, reading)
+        if facts.objective == "bidirectional":
+            self.site_method = "leave_one_out_marginal"
+            self.pair_method = "leave_one_out_pseudo_likelihood"
+        else:
+            self.site_method = "unmasked_marginal" if reading.one_pass_marginals else "masked_marginal"
+            exact = reading.exact_likelihoods
+            self.pair_method = "masked_pseudo_likelihood" if exact else "unmasked_pseudo_likelihood"
+
+    def plan(self, window: str, offset: int, ref: str, alt: str) -> Plan | None:
+        if len(ref) == len(alt) == 1:
+            # A tile's far bases are no part of the fact.
+            reach = self.facts.window // 2 if self.facts.objective == "bidirectional" else 0
+            request = Request(self.site_method, window, (offset,), 4, reach)
+            return Plan(self.site_method, request, request, BASES.index(alt), BASES.index(ref), 0)
+        return self.pair(window, offset, ref, alt)
+
+    def parts(self, request: Request) -> Iterator[Part]:
+        if request.kind == self.pair_method:
+            yield from self.likelihood_parts(request.sequence)
+            return
+        (offset,) = request.at
+        tokeniser = self.tokeniser
+        assert tokeniser is not None
+        strands = (
+            (request.sequence, offset, (0, 1, 2, 3)),
+            (
+                other_strand(request.sequence),
+                len(request.sequence) - 1 - offset,
+                (3, 2, 1, 0),
+            ),
+        )
+        for strand, (text, at, order) in enumerate(strands):
+            position = at + tokeniser.lead
+            masked = () if self.reading.one_pass_marginals else (position,)
+            yield Part(strand, Row(self._tokens(text).ids, masked), np.array([position]), np.array([order]))
+
+
+class MaskedOverlappingKmers(MaskedBases):
+    """Overlapping k-mers: all k tokens that cover the site are masked, and each of them is asked for it.
+
+    The marginal of a base is the mean over these tokens of the log probability of the k-mer with that base in it.
+    """
+
+    def parts(self, request: Request) -> Iterator[Part]:
+        if request.kind == self.pair_method:
+            yield from self._likelihood(request.sequence)
+            return
+        (offset,) = request.at
+        sequence = request.sequence
+        for strand, text in enumerate((sequence, other_strand(sequence))):
+            at = offset if strand == 0 else len(sequence) - 1 - offset
+            part = self._site(strand, text, at, masked=not self.reading.one_pass_marginals)
+            if part is not None:
+                yield part
+
+    def plan(self, window: str, offset: int, ref: str, alt: str) -> Plan | None:
+        k = self.facts.k
+        around = window[max(offset - k + 1, 0) : offset + len(ref) + k - 1]
+        if len(window) < k or not set(around) <= set(BASES):
+            return None
+        return super().plan(window, offset, ref, alt)
+
+    def _site(self, strand: int, text: str, at: int, masked: bool) -> Part | None:
+        """The tokens over base `at`, in letters of `text`; entries in forward letters."""
+        tokeniser, k = self.tokeniser, self.facts.k
+        assert isinstance(tokeniser, OverlappingKmer)
+        starts = np.arange(max(at - k + 1, 0), min(at, len(text) - k) + 1)
+        codes = encode(text)
+        place = 4 ** (k - 1 - (at - starts))  # weight of the base within each k-mer's number
+        numbers = np.lib.stride_tricks.sliding_window_view(codes, k)[starts].astype(np.int64)
+        known = (numbers < 4).all(1)
+        if not known.any():
+            return None
+        starts, place, numbers = starts[known], place[known], numbers[known] @ (4 ** np.arange(k - 1, -1, -1))
+        bases = np.arange(4) if strand == 0 else np.arange(3, -1, -1)
+        candidates = (numbers - codes[at] * place)[:, None] + bases[None] * place[:, None]
+        positions = starts + tokeniser.lead
+        row = Row(self._tokens(text).ids, tuple(map(int, positions)) if masked else ())
+        return Part(strand, row, positions, candidates, 1.0 / len(starts))
+
+    def _likelihood(self, sequence: str) -> Iterator[Part]:
+        """Each base counts once, though k tokens hold it."""
+        if not self.reading.exact_likelihoods:
+            for part in self.likelihood_parts(sequence):
+                k = self.facts.k
+                yield Part(part.strand, part.row, part.positions, part.candidates, 1.0 / k, part.constant / k)
+            return
+        codes = encode(sequence)
+        for at in np.flatnonzero(codes < 4):
+            for strand, text in enumerate((sequence, other_strand(sequence))):
+                place = int(at) if strand == 0 else len(sequence) - 1 - int(at)
+                part = self._site(strand, text, place, masked=True)
+                if part is not None:
+                    own = codes[at]
+                    yield Part(strand, part.row, part.positions, part.candidates[:, [own]], part.weight, 0.0)
+
+
+class MaskedKmers(Scheme):
+    """Non-overlapping k-mers in a fixed frame: one masked token answers for every allele within it."""
+
+    def __init__(self, facts: ModelFacts, tokeniser: Tokeniser | None, reading: Reading) -> None:
+        super().__init__(facts, tokeniser, reading)
+        self.site_method = "unmasked_token_marginal" if reading.one_pass_marginals else "masked_token_marginal"
+        exact = reading.exact_likelihoods
+        self.pair_method = "masked_pseudo_likelihood" if exact else "unmasked_pseudo_likelihood"
+
+    def plan(self, window: str, offset: int, ref: str, alt: str) -> Plan | None:
+        k = self.facts.k
+        first = offset // k * k
+        token = window[first : first + k]
+        if len(ref) != len(alt) or offset + len(ref) > first + k or len(token) < k:
+            return self.pair(window, offset, ref, alt)
+        if not set(token) <= set(BASES):
+            return None
+        within = offset - first
+        if len(ref) == 1:
+            # 4k entries: base b at place j of the token, the others as in the reference.
+            request = Request(self.site_method, window, (first,), 4 * k)
+            entries = (4 * within + BASES.index(base) for base in (alt, ref))
+            return Plan(self.site_method, request, request, *entries, site=4 * within)
+        kmer = token[:within] + alt + token[within + len(ref) :]
+        request = Request(self.site_method, window, (first, _number(kmer)), 2)
+        return Plan(self.site_method, request, request, 1, 0)
+
+    def parts(self, request: Request) -> Iterator[Part]:
+        if request.kind == self.pair_method:
+            yield from self.likelihood_parts(request.sequence)
+            return
+        first, *other = request.at
+        k, window = self.facts.k, request.sequence
+        token = window[first : first + k]
+        kmers = [token, _kmer(other[0], k)] if other else _substituted(token)
+        for strand, text in enumerate((window, other_strand(window))):
+            at = first if strand == 0 else len(window) - k - first
+            candidates = [_number(kmer if strand == 0 else other_strand(kmer)) for kmer in kmers]
+            yield self._read(strand, text, at, candidates)
+
+    def _read(self, strand: int, text: str, at: int, candidates: list[int]) -> Part:
+        """One whole token that starts at base `at`."""
+        assert self.tokeniser is not None
+        tokens = self._tokens(text)
+        position = _token_at(tokens, at)
+        masked = () if self.reading.one_pass_marginals else (position,)
+        return Part(strand, Row(tokens.ids, masked), np.array([position]), np.array([candidates]))
+
+
+def _token_at(tokens: Tokens, base: int) -> int:
+    """Position of the token that covers a base. Special tokens cover none."""
+    return int(np.flatnonzero((tokens.first <= base) & (base < tokens.last))[0])
+
+
+def _number(kmer: str) -> int:
+    number = 0
+    for base in kmer:
+        number = 4 * number + BASES.index(base)
+    return number
+
+
+def _kmer(number: int, k: int) -> str:
+    return "".join(BASES[number // 4 ** (k - 1 - place) % 4] for place in range(k))
+
+
+def _substituted(kmer: str) -> list[str]:
+    """The k-mer with each base at each place: 4k of them."""
+    return [kmer[:place] + base + kmer[place + 1 :] for place in range(len(kmer)) for base in BASES]
+
+
+class MaskedPieces(Scheme):
+    """Byte-pair pieces: an allele may change several tokens, so what it changes is compared as a span.
+
+    The tokens in which the two haplotypes differ are masked together, and the likelihood of each haplotype's own tokens
+    is read there. Haplotypes whose spans have equally many tokens share one pass.
+    """
+
+    def __init__(self, facts: ModelFacts, tokeniser: Tokeniser | None, reading: Reading) -> None:
+        super().__init__(facts, tokeniser, reading)
+        if reading.one_pass_marginals:
+            self.site_method = "unmasked_token_marginal"
+            self.pair_method = "unmasked_pseudo_likelihood"
+        else:
+            self.site_method = self.pair_method = "masked_span_likelihood"
+        if reading.exact_likelihoods:
+            self.pair_method = "masked_pseudo_likelihood"
+
+    def plan(self, window: str, offset: int, ref: str, alt: str) -> Plan | None:
+        left, right = window[:offset], window[offset + len(ref) :]
+        haplotypes = [left + allele + right for allele in (alt, ref)]
+        if not self.fits(*haplotypes):
+            return None
+        if self.reading.one_pass_marginals and len(ref) == len(alt) == 1:
+            return self._substitution(window, offset, alt)
+        if self.pair_method != "masked_span_likelihood":
+            return self.pair(window, offset, ref, alt)
+        spans = []
+        for texts in (haplotypes, list(map(other_strand, haplotypes))):
+            alternate, reference = map(self._tokens, texts)
+            span = _differing(alternate.ids, reference.ids, self.tokeniser.lead)
+            if span is None or max(span[1], span[2]) - span[0] > MAX_SPAN:
+                return None
+            if not all(t.known[span[0] : end].all() for t, end in zip((alternate, reference), span[1:], strict=True)):
+                return None
+            spans.append(span)
+        requests = []
+        for number, haplotype in enumerate(haplotypes):
+            at = tuple(value for span in spans for value in (span[0], span[1 + number]))
+            requests.append(Request(self.pair_method, haplotype, at))
+        return Plan(self.pair_method, *requests)
+
+    def _substitution(self, window: str, offset: int, alt: str) -> Plan | None:
+        """In the reference's own segmentation, if the piece with the other base is in the vocabulary."""
+        request = Request(self.site_method, window, (offset,), 4)
+        ref = window[offset]
+        for strand, text in enumerate((window, other_strand(window))):
+            at = offset if strand == 0 else len(window) - 1 - offset
+            found = self._pieces(text, at)[1]
+            wanted = (ref, alt) if strand == 0 else (other_strand(ref), other_strand(alt))
+            if any(found[BASES.index(base)] < 0 for base in wanted):
+                return None
+        return Plan(self.site_method, request, request, BASES.index(alt), BASES.index(ref))
+
+    def _pieces(self, text: str, at: int) -> tuple[int, list[int]]:
+        """Position of the piece over base `at`, and the outcome for each base there, -1 where it is no piece."""
+        tokeniser, tokens = self.tokeniser, self._tokens(text)
+        position = _token_at(tokens, at)
+        first, last = tokens.first[position], tokens.last[position]
+        outcomes = []
+        for base in BASES:
+            token = tokeniser.pieces.get(text[first:at] + base + text[at + 1 : last])
+            outcomes.append(-1 if token is None else int(tokeniser.index_of[token]))
+        return position, outcomes
+
+    def parts(self, request: Request) -> Iterator[Part]:
+        sequence = request.sequence
+        if request.kind == self.pair_method and self.pair_method != "masked_span_likelihood":
+            yield from self.likelihood_parts(sequence)
+            return
+        tokeniser = self.tokeniser
+        for strand, text in enumerate((sequence, other_strand(sequence))):
+            tokens = self._tokens(text)
+            if request.kind == "unmasked_token_marginal":
+                at = request.at[0] if strand == 0 else len(sequence) - 1 - request.at[0]
+                position, outcomes = self._pieces(text, at)
+                bases = outcomes if strand == 0 else outcomes[::-1]
+                # An entry that no piece stands for is read by no plan; any outcome does in its place.
+                yield Part(strand, Row(tokens.ids), np.array([position]), np.maximum(np.array([bases]), 0))
+                continue
+            first, last = request.at[2 * strand : 2 * strand + 2]
+            at = np.arange(first, last)
+            outcomes = tokeniser.index_of[tokens.ids[at]]
+            row = Row(np.where(_inside(len(tokens), first, last), tokeniser.mask, tokens.ids).astype(np.int32))
+            yield Part(strand, row, at, outcomes[:, None], 1.0, float(-tokeniser.chance[outcomes].sum()))
+
+
+def _inside(length: int, first: int, last: int) -> np.ndarray:
+    return (np.arange(length) >= first) & (np.arange(length) < last)
+
+
+def _differing(first: np.ndarray, second: np.ndarray, lead: int) -> tuple[int, int, int] | None:
+    """The differing tokens [start, end) of two sequences: start, end in the first, end in the second; both not empty.
+
+    None if the sequences are equal.
+    """
+    shorter = min(len(first), len(second))
+    same = first[:shorter] == second[:shorter]
+    start = shorter if same.all() else int(np.argmin(same))
+    if start == shorter and len(first) == len(second):
+        return None
+    backwards = first[::-1][: shorter - start] == second[::-1][: shorter - start]
+    tail = shorter - start if backwards.all() else int(np.argmin(backwards))
+    if shorter - start == tail:  # one of them lacks tokens: mask a neighbour with it
+        if start > lead:
+            start -= 1
+        else:
+            tail -= 1
+    return start, len(first) - tail, len(second) - tail
+
+
+class Causal(Scheme):
+    """Left-to-right models: the likelihood of the allele and what follows it, given what comes before.
+
+    What comes before an allele is the same for all alleles of a site and is computed once for all of them.
+    """
+
+    def __init__(self, facts: ModelFacts, tokeniser: Tokeniser | None, reading: Reading) -> None:
+        super().__init__(facts, tokeniser, reading)
+        self.pair_method = "causal_likelihood"
+        one_pass = reading.one_pass_marginals and facts.tokenisation != "bpe"
+        self.site_method = "causal_marginal" if one_pass else self.pair_method
+
+    def plan(self, window: str, offset: int, ref: str, alt: str) -> Plan | None:
+        k = self.tokeniser.k
+        first = offset // k * k
+        if self.site_method == "causal_marginal" and len(ref) == len(alt) and offset + len(ref) <= first + k:
+            return self._marginal(window, first, offset - first, ref, alt)
+        left, right = window[:offset], window[offset + len(ref) :]
+        down = self.cutter.downstream
+        if not self._readable(left, ref + right[:down]) or not self._readable(right, ref + left[-down:]):
+            return None
+        if not self.fits(left + ref + right[:down], left + alt + right[:down], left[-down:] + ref + right):
+            return None
+        alleles = [(allele, self._cuts(left, allele, right, ref, alt)) for allele in (alt, ref)]
+        return Plan(self.pair_method, *(Request(self.pair_method, left + allele + right, at) for allele, at in alleles))
+
+    def _readable(self, before: str, after: str) -> bool:
+        """There is something to read before the first token that is predicted, or a start token."""
+        return bool(after) and (len(before) >= self.tokeniser.k or self.tokeniser.start is not None)
+
+    def _cuts(self, left: str, allele: str, right: str, ref: str, alt: str) -> tuple[int, ...]:
+        """For each strand: bases before the part that is read, bases of that part."""
+        down, k = self.cutter.downstream, self.tokeniser.k
+        cuts = []
+        for before, after, own, other in (
+            (left, right, allele, (ref, alt)),
+            (other_strand(right), other_strand(left), other_strand(allele), tuple(map(other_strand, (ref, alt)))),
+        ):
+            split = len(before) // k * k
+            if self.facts.tokenisation == "bpe":
+                split = self._shared_pieces(before, after, other)
+            cuts += [split, len(before) - split + len(own) + min(down, len(after))]
+        return tuple(cuts)
+
+    def _shared_pieces(self, before: str, after: str, alleles: tuple[str, ...]) -> int:
+        """Bases of the pieces that both haplotypes begin with."""
+        down = self.cutter.downstream
+        first, second = (self.tokeniser.cut(before + allele + after[:down]) for allele in alleles)
+        shorter = min(len(first[0]), len(second[0]))
+        same = (first[0][:shorter] == second[0][:shorter]) & (first[2][:shorter] <= len(before))
+        shared = shorter if same.all() else int(np.argmin(same))
+        return int(first[2][shared - 1]) if shared else 0
+
+    def _marginal(self, window: str, first: int, within: int, ref: str, alt: str) -> Plan | None:
+        k = self.tokeniser.k
+        token = window[first : first + k]
+        ends = (first, len(window) - first - k)
+        if len(token) < k or not set(token) <= set(BASES) or (min(ends) < k and self.tokeniser.start is None):
+            return None
+        if len(ref) == 1:
+            request = Request(self.site_method, window, (first,), 4 * k)
+            entries = (4 * within + BASES.index(base) for base in (alt, ref))
+            return Plan(self.site_method, request, request, *entries, site=4 * within)
+        kmer = token[:within] + alt + token[within + len(ref) :]
+        request = Request(self.site_method, window, (first, _number(kmer)), 2)
+        return Plan(self.site_method, request, request, 1, 0)
+
+    def parts(self, request: Request) -> Iterator[Part]:
+        sequence, k = request.sequence, self.tokeniser.k
+        for strand, text in enumerate((sequence, other_strand(sequence))):
+            if request.kind == "causal_marginal":
+                first, *other = request.at
+                token = sequence[first : first + k]
+                kmers = [token, _kmer(other[0], k)] if other else _substituted(token)
+                at = first if strand == 0 else len(sequence) - k - first
+                tokens = self._tokens(text, end=False)
+                candidates = [_number(kmer if strand == 0 else other_strand(kmer)) for kmer in kmers]
+                yield Part(strand, Row(tokens.ids), np.array([_token_at(tokens, at)]), np.array([candidates]))
+                continue
+            split, size = request.at[2 * strand : 2 * strand + 2]
+            end = split + size
+            if k > 1:  # bases left over at the end are no k-mer, and a causal model has seen only k-mers
+                end = split + size // k * k
+            tokens = self._tokens(text[:end], end=False)
+            prefix = int(np.searchsorted(tokens.last[self.tokeniser.lead :], split, side="right")) + self.tokeniser.lead
+            at = np.arange(prefix, len(tokens))
+            at = at[tokens.known[at] & (at > 0)]
+            outcomes = self.tokeniser.index_of[tokens.ids[at]]
+            yield Part(
+                strand,
+                Row(tokens.ids, (), prefix),
+                at,
+                outcomes[:, None],
+                1.0,
+                float(-self.tokeniser.chance[outcomes].sum()),
+            )
+
+
+SCHEMES: dict[tuple[str, str], type[Scheme]] = {
+    ("single-base", "bidirectional"): MaskedBases,
+    ("single-base", "masked"): MaskedBases,
+    ("overlapping-kmer", "masked"): MaskedOverlappingKmers,
+    ("kmer", "masked"): MaskedKmers,
+    ("bpe", "masked"): MaskedPieces,
+    **{(tokenisation, "causal"): Causal for tokenisation in ("single-base", "kmer", "bpe")},
+}
+
+
+def read_scheme(facts: ModelFacts, reading: Reading) -> Scheme:
+    """How a fetched model is asked, by its tokenisation and objective, with its tokeniser and without its network.
+
+    Raises:
+        BadInput: no scheme fits the registry entry, or the vocabulary does not.
+    """
+    kind = SCHEMES.get((facts.tokenisation, facts.objective))
+    if kind is None:
+        raise BadInput(
+            f"{facts.id}: no way to score with tokenisation {facts.tokenisation} and objective {facts.objective}; "
+            "correct the model registry"
+        )
+    scheme = kind(facts, None if facts.objective == "bidirectional" else load_tokeniser(facts), reading)
+    if facts.tokenisation == "bpe":
+        scheme.room = learned_positions(facts)
+    return scheme
+
+
+def learned_positions(facts: ModelFacts) -> int | None:
+    """Tokens that a network with a table of positions can take; None for one that has no table."""
+    key = {"bert": "max_position_embeddings", "gpt2": "n_positions"}.get(facts.family)
+    room = read_config(facts).get(key) if key else None
+    return room if isinstance(room, int) else None

@@ -1,0 +1,316 @@
+"""Bases to tokens, and which bases each token stands for. Nothing here imports torch.
+
+A tokeniser belongs to a way of cutting, not to a model: one token a base, one k-mer a position (overlapping), one for
+each k bases in a fixed frame, byte-pair pieces. Token numbers come from the checkpoint's own vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from itertools import product
+from math import log
+
+import numpy as np
+
+from seqprior.errors import BadInput
+from seqprior.models import ModelFacts
+from seqprior.sequence import BASES, UNKNOWN, encode
+
+LOG_4 = log(4)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A tokenised sequence.
+
+    Attributes:
+        ids: int32 (T,), with the start and end tokens that the model wants.
+        first, last: int32 (T,), the bases [first, last) of each token; special tokens cover none.
+        known: bool (T,), the token is one of the tokeniser's outcomes: bases without an unknown one among them.
+    """
+
+    ids: np.ndarray
+    first: np.ndarray
+    last: np.ndarray
+    known: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class Tokeniser(ABC):
+    """Cuts sequences for one model.
+
+    Attributes:
+        outcomes: int64 (O,), the token numbers over which probabilities are normalised: those that stand for bases.
+        chance: float64 (O,), log probability of each outcome where all bases are equally likely.
+        mask, pad, unknown: token numbers; None where the model has none.
+        k: bases in the frame of a token (1 where there is no frame).
+        lead: special tokens before the first base.
+    """
+
+    outcomes: np.ndarray
+    chance: np.ndarray
+    k = 1
+
+    def __init__(self, facts: ModelFacts, vocabulary: dict[str, int]) -> None:
+        numbers = {role: self._special(facts, vocabulary, role) for role in ("start", "end", "mask", "pad", "unknown")}
+        self.start, self.end = numbers["start"], numbers["end"]
+        self.mask, self.pad, self.unknown = numbers["mask"], numbers["pad"], numbers["unknown"]
+        self.lead = int(self.start is not None)
+        self.size = max(vocabulary.values()) + 1
+        self._facts = facts
+
+    @staticmethod
+    def _special(facts: ModelFacts, vocabulary: dict[str, int], role: str) -> int | None:
+        name = facts.tokens.get(role)
+        if name is not None and name not in vocabulary:
+            raise BadInput(
+                f"{facts.path}: the vocabulary of {facts.id} has no {role} token {name!r}; "
+                "correct tokens in the model registry or restore the files"
+            )
+        return None if name is None else vocabulary[name]
+
+    @abstractmethod
+    def cut(self, sequence: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """`Tokens`' fields for the bases alone. `sequence` holds A, C, G, T, N in upper case."""
+
+    @property
+    @abstractmethod
+    def index_of(self) -> np.ndarray:
+        """Index among `outcomes` of each token number, -1 for other tokens: int64 (size,)."""
+
+    def tokens(self, sequence: str, end: bool = True) -> Tokens:
+        """The sequence as the model reads it. Without `end` the end token is left out, as a prefix needs it."""
+        ids, first, last, known = self.cut(sequence)
+        before = [] if self.start is None else [self.start]
+        after = [] if self.end is None or not end else [self.end]
+        if not before and not after:
+            return Tokens(ids, first, last, known)
+        edge = (len(before), len(after))
+        return Tokens(
+            np.concatenate([before, ids, after]).astype(np.int32),
+            np.pad(first, edge),
+            np.pad(last, edge),
+            np.pad(known, edge),
+        )
+
+    def _require(self, vocabulary: dict[str, int], names: list[str]) -> np.ndarray:
+        """Numbers of tokens that the vocabulary must have, each one of its own."""
+        special = {None, self.start, self.end, self.mask, self.pad, self.unknown}
+        absent = [name for name in names if vocabulary.get(name) in special]
+        if absent or len({vocabulary[name] for name in names}) < len(names):
+            raise BadInput(
+                f"{self._facts.path}: the vocabulary of {self._facts.id} has no number of its own for "
+                f"{', '.join(absent[:3]) or 'some tokens'}; expected {len(names)} tokens of A, C, G and T; "
+                "check tokenisation and k in the model registry"
+            )
+        return np.array([vocabulary[name] for name in names], np.int64)
+
+    def _inverse(self) -> np.ndarray:
+        index = np.full(self.size, -1, np.int64)
+        index[self.outcomes] = np.arange(len(self.outcomes))
+        return index
+
+
+def kmers(k: int) -> list[str]:
+    """All k-mers in order of their base-4 number."""
+    return ["".join(letters) for letters in product(BASES, repeat=k)]
+
+
+def kmer_numbers(codes: np.ndarray, k: int, step: int) -> np.ndarray:
+    """Base-4 number of the k-mer at every `step`-th position, -1 where it has an unknown base. codes (L,)."""
+    windows = np.lib.stride_tricks.sliding_window_view(codes, k)[::step].astype(np.int64)
+    numbers = windows @ (4 ** np.arange(k - 1, -1, -1))
+    numbers[(windows == UNKNOWN).any(1)] = -1
+    return numbers
+
+
+class SingleBase(Tokeniser):
+    """One token a base. An unknown base is the token N, or the unknown or mask token where there is no N."""
+
+    def __init__(self, facts: ModelFacts, vocabulary: dict[str, int]) -> None:
+        super().__init__(facts, vocabulary)
+        self.outcomes = self._require(vocabulary, list(BASES))
+        other = vocabulary.get("N", self.unknown if self.unknown is not None else self.mask)
+        if other is None:
+            raise BadInput(
+                f"{facts.path}: the vocabulary of {facts.id} has no token for an unknown base; expected N or an "
+                "unknown or mask token; name one under tokens in the model registry"
+            )
+        self._token_of = np.array([*self.outcomes, other], np.int32)
+        self.chance = np.full(4, -LOG_4)
+        self._index = self._inverse()
+
+    @property
+    def index_of(self) -> np.ndarray:
+        return self._index
+
+    def cut(self, sequence: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        codes = encode(sequence)
+        at = np.arange(len(codes), dtype=np.int32)
+        return self._token_of[codes], at, at + 1, codes < UNKNOWN
+
+
+class OverlappingKmer(Tokeniser):
+    """One k-mer for each position at which one fits (DNABERT). A k-mer with an unknown base is the unknown token."""
+
+    def __init__(self, facts: ModelFacts, vocabulary: dict[str, int]) -> None:
+        super().__init__(facts, vocabulary)
+        self.width = facts.k
+        self.outcomes = self._require(vocabulary, kmers(facts.k))
+        other = self.unknown if self.unknown is not None else self.mask
+        self._token_of = np.append(self.outcomes, -1 if other is None else other).astype(np.int32)
+        self.chance = np.full(len(self.outcomes), -LOG_4 * facts.k)
+        self._index = self._inverse()
+
+    @property
+    def index_of(self) -> np.ndarray:
+        return self._index
+
+    def cut(self, sequence: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        if len(sequence) < self.width:
+            empty = np.empty(0, np.int32)
+            return empty, empty, empty, empty.astype(bool)
+        numbers = kmer_numbers(encode(sequence), self.width, 1)
+        at = np.arange(len(numbers), dtype=np.int32)
+        return self._token_of[numbers], at, at + self.width, numbers >= 0
+
+
+class Kmer(Tokeniser):
+    """One token for each k bases, in a frame that starts with the sequence (Nucleotide Transformer, GENERator).
+
+    Where a k-mer has an unknown base, and for the bases that are left at the end, each base is a token of its own, so
+    that all later k-mers stay in frame. Outcomes are the k-mers by number, then the single bases.
+    """
+
+    def __init__(self, facts: ModelFacts, vocabulary: dict[str, int]) -> None:
+        super().__init__(facts, vocabulary)
+        self.k = facts.k
+        whole = self._require(vocabulary, kmers(facts.k))
+        single = [vocabulary[base] for base in BASES if base in vocabulary]
+        self.outcomes = np.concatenate([whole, single]).astype(np.int64)
+        self.chance = np.concatenate([np.full(len(whole), -LOG_4 * self.k), np.full(len(single), -LOG_4)])
+        fallback = vocabulary.get("N", self.unknown if self.unknown is not None else self.mask)
+        self._token_of_kmer = whole.astype(np.int32)
+        letters = [vocabulary.get(base, fallback) for base in (*BASES, "N")]
+        self._token_of_base = np.array([-1 if token is None else token for token in letters], np.int32)
+        self._index = self._inverse()
+
+    @property
+    def index_of(self) -> np.ndarray:
+        return self._index
+
+    def cut(self, sequence: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        codes, k = encode(sequence), self.k
+        whole = len(codes) // k
+        numbers = kmer_numbers(codes[: whole * k], k, k) if whole else np.empty(0, np.int64)
+        at = np.arange(whole, dtype=np.int32) * k
+        if (numbers >= 0).all() and whole * k == len(codes):
+            return self._token_of_kmer[numbers], at, at + k, np.ones(whole, bool)
+        ids, first, size = [], [], []
+        for start, number in zip(at, numbers, strict=True):
+            if number >= 0:
+                ids.append(self._token_of_kmer[number : number + 1])
+                first.append([start])
+                size.append([k])
+            else:
+                ids.append(self._token_of_base[codes[start : start + k]])
+                first.append(np.arange(start, start + k))
+                size.append([1] * k)
+        ids.append(self._token_of_base[codes[whole * k :]])
+        first.append(np.arange(whole * k, len(codes)))
+        size.append([1] * (len(codes) - whole * k))
+        tokens, starts = np.concatenate(ids).astype(np.int32), np.concatenate(first).astype(np.int32)
+        known = self._index[np.maximum(tokens, 0)] >= 0
+        return tokens, starts, starts + np.concatenate(size).astype(np.int32), known
+
+
+class BytePair(Tokeniser):
+    """Byte-pair pieces of unequal length, by the checkpoint's tokenizer.json."""
+
+    def __init__(self, facts: ModelFacts, vocabulary: dict[str, int]) -> None:
+        from tokenizers import Tokenizer
+
+        super().__init__(facts, vocabulary)
+        assert facts.path is not None
+        file = facts.path / "tokenizer.json"
+        try:
+            self._tokenizer = Tokenizer.from_file(str(file))
+        except Exception as error:
+            raise BadInput(f"{file}: no byte-pair tokeniser of {facts.id} ({error}); restore the file") from error
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        pieces = {piece: number for piece, number in vocabulary.items() if piece and set(piece) <= set(BASES)}
+        self._require(vocabulary, list(BASES))
+        self.pieces = pieces
+        self.outcomes = np.array(sorted(pieces.values()), np.int64)
+        length = {number: len(piece) for piece, number in pieces.items()}
+        self.chance = np.array([-LOG_4 * length[number] for number in self.outcomes])
+        self._index = self._inverse()
+        if not len(self.cut("ACGTACGTACGT")[0]) or not self.cut("ACGTACGTACGT")[3].all():
+            raise BadInput(
+                f"{file}: the tokeniser of {facts.id} maps A, C, G and T to unknown; check that it is one of DNA"
+            )
+
+    @property
+    def index_of(self) -> np.ndarray:
+        return self._index
+
+    def cut(self, sequence: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        encoding = self._tokenizer.encode(sequence, add_special_tokens=False)
+        ids = np.array(encoding.ids, np.int32)
+        spans = np.array(encoding.offsets, np.int32).reshape(-1, 2)
+        return ids, spans[:, 0], spans[:, 1], self._index[ids] >= 0
+
+
+TOKENISERS = {"single-base": SingleBase, "overlapping-kmer": OverlappingKmer, "kmer": Kmer, "bpe": BytePair}
+
+
+def read_vocabulary(facts: ModelFacts) -> dict[str, int]:
+    """Token to number, from the registry entry or from the checkpoint's own file.
+
+    Raises:
+        BadInput: there is none, or it cannot be read.
+    """
+    if facts.vocabulary:
+        return facts.vocabulary
+    assert facts.path is not None
+    for name, read in (("tokenizer.json", _from_tokenizer), ("vocab.json", json.loads), ("vocab.txt", _from_lines)):
+        file = facts.path / name
+        if file.is_file():
+            try:
+                found = read(file.read_text(encoding="utf-8"))
+                return {str(token): int(number) for token, number in found.items()}
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                raise BadInput(f"{file}: no vocabulary of {facts.id} ({error}); restore the file") from error
+    raise BadInput(
+        f"{facts.path}: found no vocabulary of {facts.id}; expected tokenizer.json, vocab.json or vocab.txt, or "
+        "vocabulary in the model registry; restore the files"
+    )
+
+
+def _from_tokenizer(text: str) -> dict[str, int]:
+    content = json.loads(text)
+    vocabulary = content["model"]["vocab"]
+    if isinstance(vocabulary, list):  # unigram models list pairs of piece and score
+        vocabulary = {piece: number for number, (piece, _) in enumerate(vocabulary)}
+    return {**vocabulary, **{token["content"]: token["id"] for token in content.get("added_tokens", ())}}
+
+
+def _from_lines(text: str) -> dict[str, int]:
+    return {token: number for number, token in enumerate(text.splitlines())}
+
+
+def load_tokeniser(facts: ModelFacts) -> Tokeniser:
+    """The tokeniser of a fetched model.
+
+    Raises:
+        BadInput: its vocabulary is missing or lacks tokens that it must have.
+    """
+    vocabulary = read_vocabulary(facts)
+    if not vocabulary:
+        raise BadInput(f"{facts.path}: the vocabulary of {facts.id} is empty; restore the files")
+    return TOKENISERS[facts.tokenisation](facts, vocabulary)
