@@ -20,6 +20,7 @@ include: "rules/variants.smk"
 include: "rules/windows.smk"
 include: "rules/embedding.smk"
 include: "rules/estimate.smk"
+include: "rules/embeddings.smk"
 include: "rules/protein.smk"
 include: "rules/prioritise.smk"
 include: "rules/report.smk"
@@ -43,6 +44,11 @@ rule variants:
 rule windows:
     input:
         expand(rules.extract_windows.output, base=f"results/{COHORT}", model=MODELS),
+
+
+rule embeddings:
+    input:
+        expand(rules.export_embeddings.output, model=MODELS),
 
 
 rule estimate:

@@ -93,13 +93,23 @@ def read_samples(path):
 
 SAMPLES = read_samples(config["samples"]) if config["samples"] else []
 INPUT_VCFS = list(dict.fromkeys([*(vcf for _, vcf in SAMPLES), *config["variants"]]))
-if not INPUT_VCFS:
+if not INPUT_VCFS and not config["regions"]:
     raise WorkflowError("config: neither samples nor variants names a file; name at least one VCF or BCF file")
 require_files(config["variants"], "config, variants")
+require_files([config["regions"]], "config, regions")
 require_files([config["reference"]["fasta"]], "config, reference.fasta")
 require_files([config["reference"]["genes"]], "config, reference.genes")
 require_files([config["report"]["highlights"]], "config, report.highlights")
 require_files([config["models"]["registry"]], "config, models.registry")
+
+
+def input_vcfs(wildcards):
+    """What the variants stage reads; a config of regions alone has nothing for it."""
+    if not INPUT_VCFS:
+        raise WorkflowError(
+            "config: this target needs variants, and neither samples nor variants names a file; name a VCF or BCF file"
+        )
+    return INPUT_VCFS
 
 
 wildcard_constraints:

@@ -1,21 +1,15 @@
 """Estimate, on request only (target `estimate`): what scoring will cost, before any of it is done.
 
-Requires  {cohort}/windows, results/models/{model}; config: scoring, models
+Requires  {base}/windows, results/models/{model}; config: scoring, models
 Produces  results/shared/probes/{model}.json   tokens a second on the device, measured on random DNA for all cohorts
           results/{cohort}/estimate.tsv        sites, tokens, share of the score store, device hours, disk, by model
           results/{cohort}/estimate.json       the same; scoring.shards: auto reads the number of shards from it
 """
 
+import glob
 import hashlib
 
-
-def stored_parts(folder):
-    """What the score store holds, as one short text: another estimate is due when it changes."""
-    if not folder or not os.path.isdir(folder):
-        return ""
-    models = sorted(entry.path for entry in os.scandir(folder) if entry.is_dir())
-    parts = [name for model in models for name in sorted(os.listdir(model)) if name.startswith("part-")]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16] if parts else ""
+STORED_PARTS = os.path.join(glob.escape(config["scoring"]["store"] or os.devnull), "*", "part-*.parquet")
 
 
 rule probe_model:
@@ -73,6 +67,7 @@ rule estimate_cost:
         manifests=expand(rules.fetch_model.output.manifest, model=MODELS),
         probes=expand(rules.probe_model.output.probe, model=MODELS),
         windows=expand(f"results/{COHORT}/windows/{{model}}/{{shard}}", model=MODELS, shard=SHARDS),
+        background=expand(f"{BACKGROUND}/windows/{{model}}/{{shard}}", model=MODELS, shard=SHARDS),
     output:
         tsv=f"results/{COHORT}/estimate.tsv",
         json=f"results/{COHORT}/estimate.json",
@@ -87,8 +82,8 @@ rule estimate_cost:
         cohort=COHORT,
         models=MODELS,
         checkpoints=lambda wildcards, input: [os.path.dirname(manifest) for manifest in input.manifests],
-        windows=f"results/{COHORT}/windows",
-        scores=f"results/{COHORT}/shards",
+        base=lambda wildcards, input: os.path.normpath(f"{input.windows[0]}/../../.."),
+        background=lambda wildcards, input: os.path.normpath(f"{input.background[0]}/../../.."),
         shards=SHARDS,
         shard_minutes=config["scoring"]["shard_minutes"],
         marginals=config["scoring"]["marginals"],
@@ -96,10 +91,11 @@ rule estimate_cost:
         embeddings="" if config["scoring"]["embeddings"] else "--no-embeddings",
         compiled="--compile" if config["scoring"]["compile"] else "",
         store=["--store", config["scoring"]["store"]] if config["scoring"]["store"] else [],
-        answers=lambda wildcards: stored_parts(config["scoring"]["store"]),
+        # What the store holds, as one short text: another estimate is due when it changes.
+        answers=lambda wildcards: hashlib.sha256(" ".join(sorted(glob.glob(STORED_PARTS))).encode()).hexdigest(),
     shell:
         "python {input.cli:q} --cohort {params.cohort:q} --models {params.models:q} --registry {input.registry:q}"
-        " --checkpoints {params.checkpoints:q} --probes {input.probes:q} --windows {params.windows:q}"
-        " --scores {params.scores:q} --shards {params.shards:q} --shard-minutes {params.shard_minutes:q}"
+        " --checkpoints {params.checkpoints:q} --probes {input.probes:q} --base {params.base:q}"
+        " --background {params.background:q} --shards {params.shards:q} --shard-minutes {params.shard_minutes:q}"
         " --marginals {params.marginals} --pseudo-likelihood {params.pseudo_likelihood} {params.embeddings}"
         " {params.compiled} {params.store:q} --tsv {output.tsv:q} --json {output.json:q} 2>&1 | tee {log:q} >&2"

@@ -8,7 +8,7 @@ Produces  results/shared/{reference}/training/   model.safetensors, config.json,
 rule train_model:
     input:
         cli=script("train_model.py"),
-        lib=library("errors", "files", "sequence", "repeats", "bidirectional", "device", "training"),
+        lib=library("errors", "files", "sequence", "repeats", "bidirectional", "claims", "device", "training"),
         fasta=FASTA,
     output:
         weights=f"{SHARED}/training/model.safetensors",

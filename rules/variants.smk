@@ -11,7 +11,7 @@ rule normalise_variants:
     input:
         cli=script("normalise_variants.py"),
         lib=library("errors", "files", "columns", "contigs", "vcf", "variants"),
-        variants=INPUT_VCFS,
+        variants=input_vcfs,
         fasta=FASTA,
         contigs=CONTIGS,
     output:

@@ -9,6 +9,11 @@ from pathlib import Path
 from seqprior.errors import run_script
 
 
+def scored(folder: Path, shards: list[str]) -> list[bool]:
+    """For each shard whether its scores are there."""
+    return [(folder / f"{shard}.parquet").is_file() for shard in shards]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cohort", required=True)
@@ -16,8 +21,8 @@ def main() -> None:
     parser.add_argument("--registry", type=Path, required=True, help="model registry")
     parser.add_argument("--checkpoints", type=Path, nargs="+", required=True, help="fetched folder of each model")
     parser.add_argument("--probes", type=Path, nargs="+", required=True, help="what probe_model.py wrote of each model")
-    parser.add_argument("--windows", type=Path, required=True, help="folder with {model}/{shard}")
-    parser.add_argument("--scores", type=Path, required=True, help="folder with {model}/{shard}.parquet once scored")
+    parser.add_argument("--base", type=Path, required=True, help="folder with windows, and shards once scored")
+    parser.add_argument("--background", type=Path, help="the same of the neutral background")
     parser.add_argument("--shards", nargs="+", required=True, help="names of the shards")
     parser.add_argument("--shard-minutes", type=float, required=True, help="that a scoring job should take")
     parser.add_argument("--marginals", choices=["exact", "one-pass"], default="exact")
@@ -44,10 +49,13 @@ def main() -> None:
         if args.store:
             arithmetic = probe.arithmetic + "-compiled" * args.compile
             store = ScoreStore(args.store, manifest_digest(checkpoint), arithmetic)
-        shards = [args.windows / model / shard for shard in args.shards]
+        shards = [args.base / "windows" / model / shard for shard in args.shards]
         embedding_window = None if args.no_embeddings else facts.embedding_window
-        cost = count_cost(read_scheme(facts, reading), shards, embedding_window, store)
-        started = any((args.scores / model / f"{shard}.parquet").is_file() for shard in args.shards)
+        scheme = read_scheme(facts, reading)
+        cost, background = count_cost(scheme, shards, embedding_window, store), None
+        if args.background and not all(scored(args.background / "shards" / model, args.shards)):
+            folders = [args.background / "windows" / model / shard for shard in args.shards]
+            background = count_cost(scheme, folders, None, store)
         estimates.append(
             estimate(
                 model,
@@ -55,8 +63,9 @@ def main() -> None:
                 probe,
                 minutes=args.shard_minutes,
                 shards=len(shards),
-                started=started,
+                started=any(scored(args.base / "shards" / model, args.shards)),
                 stored=store is not None,
+                background=background,
             )
         )
         sys.stdout.write(as_table(estimates[-1]))

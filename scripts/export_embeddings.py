@@ -40,13 +40,14 @@ def main() -> None:
     from seqprior.vectors import Choice, Embedder, allele_rows, described, export, region_rows, rows_of, window_of
 
     settings, names = args.settings, ContigNames(read_contigs(args.contigs), args.aliases)
-    choice = Choice(settings["layer"], settings["pool"], settings["strand"], settings["dtype"])
+    layer, around = (None if settings[key] is None else int(settings[key]) for key in ("layer", "window"))
+    choice = Choice(layer, settings["pool"], settings["strand"], settings["dtype"])
     of = "alleles" if args.regions is None else "regions"
     total = rows_of(args.variants, args.regions, names)
     facts, digest, scheme = open_scheme(
         args.registry, args.model, args.checkpoint, args.lock, args.allow_code, Reading()
     )
-    window = window_of(facts, settings["window"])
+    window = window_of(facts, around)
     if of == "alleles":
         lengths = {contig.name: contig.length for contig in names.contigs.values()}
         rows = allele_rows(args.variants, args.shards, scheme, window, lengths)

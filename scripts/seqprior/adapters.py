@@ -20,13 +20,13 @@ from seqprior.bidirectional import PAD_CODE, BidirectionalConfig, BidirectionalC
 from seqprior.errors import BadInput
 from seqprior.models import ModelFacts, read_config
 from seqprior.networks import FAMILIES, load_network, read_weights, require_all_weights
-from seqprior.plans import Part, Reading, Request, Row, Scheme, read_scheme
+from seqprior.plans import Reading, Request, Row, Scheme, Work, make_work, read_scheme
 from seqprior.sequence import encode
 from seqprior.sequence import reverse_complement as other_strand
 from seqprior.tokenisation import Tokeniser
 
 HEAD_ELEMENTS = 2**25  # logits that are held at a time
-DISTANCES = "embedding_distance"
+BRANCHED = 2  # times its length that a row may grow to by the branches of others
 
 
 class Adapter(ABC):
@@ -43,8 +43,12 @@ class Adapter(ABC):
         self.scheme, self.device, self.arithmetic = scheme, device, arithmetic
 
     @abstractmethod
-    def answers(self, batcher: Batcher, requests: Sequence[Request]) -> np.ndarray:
+    def answer(self, batcher: Batcher, work: Work) -> np.ndarray:
         """Answers to requests of one kind and width: float32 (N, 2, width), by strand, in forward letters."""
+
+    def answers(self, batcher: Batcher, requests: Sequence[Request]) -> np.ndarray:
+        """The same from the requests themselves."""
+        return self.answer(batcher, make_work(self.scheme, list(requests)))
 
     @abstractmethod
     def states(self, batcher: Batcher, sequences: Sequence[str], layer: int | None = None) -> list[Tensor]:
@@ -83,8 +87,9 @@ class BidirectionalAdapter(Adapter):
         self.network = network.to(device).eval()
         self.network.tabulate(self.dtype)
 
-    def answers(self, batcher: Batcher, requests: Sequence[Request]) -> np.ndarray:
-        if requests and requests[0].kind == self.scheme.site_method:
+    def answer(self, batcher: Batcher, work: Work) -> np.ndarray:
+        requests = work.requests
+        if requests[0].kind == self.scheme.site_method:
             return self._marginals(batcher, requests)
         results = np.zeros((len(requests), 2, 1), np.float32)
         codes = [encode(request.sequence) for request in requests]
@@ -195,33 +200,17 @@ class TokenAdapter(Adapter):
         self.outcomes = torch.from_numpy(tokeniser.outcomes).to(device)
         self.branches = hasattr(network, "sliding_window")
 
-    def answers(self, batcher: Batcher, requests: Sequence[Request]) -> np.ndarray:
-        results = np.zeros((len(requests), 2, requests[0].width if requests else 1), np.float64)
-        rows: list[Row] = []
-        reads: list[list[int]] = []
-        parts: list[Part] = []
-        owner: list[int] = []
-        number_of: dict[tuple, int] = {}
-        for number, request in enumerate(requests):
-            for part in self.scheme.parts(request):
-                row = number_of.setdefault(part.row.identity, len(rows))
-                if row == len(rows):
-                    rows.append(part.row)
-                    reads.append([])
-                reads[row].append(len(parts))
-                parts.append(part)
-                owner.append(number)
-                results[number, part.strand] += part.constant
-        packs = self._packs(rows)
+    def answer(self, batcher: Batcher, work: Work) -> np.ndarray:
+        results = work.constants.copy()
+        packs = self._packs(work.rows)
 
         def compute(numbers: list[int]) -> None:
             chosen = [packs[number] for number in numbers]
-            asked = [part for pack in chosen for row in pack.rows for part in reads[row]]
-            sums = self._read(chosen, rows, [[parts[p] for p in reads[row]] for pack in chosen for row in pack.rows])
+            asked = [part for pack in chosen for row in pack.rows for part in work.reads[row]]
+            sums = self._read(chosen, work)
             self.require_finite(sums)
-            values = sums.cpu().numpy()
-            for part, value in zip(asked, values, strict=True):
-                results[owner[part], parts[part].strand] += value
+            for part, value in zip(asked, sums.cpu().numpy(), strict=True):
+                results[work.owner[part], work.parts[part].strand] += value
 
         batcher.run([pack.length for pack in packs], compute)
         return results.astype(np.float32)
@@ -239,27 +228,35 @@ class TokenAdapter(Adapter):
                 packs.append(Pack([number], 0, [0], len(row)))
         for numbers in shared.values():
             prefix = rows[numbers[0]].prefix
-            lengths = [len(rows[number]) - prefix for number in numbers]
-            starts = [prefix, *(prefix + np.cumsum(lengths)[:-1]).tolist()]
-            packs.append(Pack(numbers, prefix, starts, prefix + sum(lengths)))
+            pack = Pack([], prefix, [], prefix)
+            for number in numbers:
+                length = len(rows[number]) - prefix
+                if pack.rows and pack.length + length > BRANCHED * len(rows[number]):
+                    packs.append(pack)
+                    pack = Pack([], prefix, [], prefix)
+                pack.rows.append(number)
+                pack.starts.append(pack.length)
+                pack.length += length
+            packs.append(pack)
         return packs
 
-    def _read(self, packs: list[Pack], rows: list[Row], reads: list[list[Part]]) -> Tensor:
+    def _read(self, packs: list[Pack], work: Work) -> Tensor:
         """One forward pass: the weighted sums that each part of each row reads, float64 (parts, C)."""
-        ids, attention, positions, visible = self._inputs(packs, rows)
+        ids, attention, positions, visible = self._inputs(packs, work.rows)
         places, candidates, weights, owners = [], [], [], []
         at = 0
-        row_reads = iter(reads)
+        own = []
         for line, pack in enumerate(packs):
-            for start in pack.starts:
-                for part in next(row_reads):
-                    # Causal models predict a token from the one before it: the first of a branch from the prefix's last.
+            for start, row in zip(pack.starts, pack.rows, strict=True):
+                for part in (work.parts[number] for number in work.reads[row]):
+                    # Causal models predict a token from the one before: the first of a branch from the prefix's last.
                     spot = part.positions - int(self.causal)
                     if pack.prefix:
                         spot = np.where(spot < pack.prefix, spot, spot - pack.prefix + start)
                     places.append(line * ids.shape[1] + spot)
                     candidates.append(part.candidates)
                     weights.append(np.full(len(spot), part.weight))
+                    own.append(np.full(len(spot), part.own))
                     owners.append(np.full(len(spot), at))
                     at += 1
         place, read_of = np.unique(np.concatenate(places), return_inverse=True)
@@ -275,9 +272,13 @@ class TokenAdapter(Adapter):
         for chunk in range(len(bounds) - 1):
             chosen = order[bounds[chunk] : bounds[chunk + 1]]
             logits = self.network.head(states[chunk * step : (chunk + 1) * step])
-            logs = logits[:, self.outcomes].float().log_softmax(-1)
+            groups = logits[:, self.outcomes].float().split(self.tokeniser.groups, 1)
+            logs = torch.cat([group.log_softmax(-1) for group in groups], 1)
             picked[chosen] = logs[read_of[chosen] - chunk * step].gather(1, picks[chosen]).double()
-        sums = torch.zeros((at, picks.shape[1]), dtype=torch.float64, device=self.device)
+        among = self._sent(np.concatenate(own))
+        if among[0] >= 0:
+            picked = picked.log_softmax(1).gather(1, among[:, None])
+        sums = torch.zeros((at, picked.shape[1]), dtype=torch.float64, device=self.device)
         return sums.index_add_(0, owner, picked * scale[:, None])
 
     def _inputs(self, packs: list[Pack], rows: list[Row]) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:

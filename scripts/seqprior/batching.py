@@ -71,7 +71,7 @@ class Batcher:
         waiting = [order] if order else []
         while waiting:
             pending = waiting.pop()
-            numbers, rest = self._cut(lengths, pending, pads)
+            numbers, rest, full = self._cut(lengths, pending, pads)
             if rest:
                 waiting.append(rest)
             width = lengths[numbers[-1]]
@@ -80,11 +80,12 @@ class Batcher:
                 self._halve(len(numbers), width)
                 waiting.append(numbers)
                 continue
-            self._learn(len(numbers) * width, time.perf_counter() - started, full=bool(rest))
+            self._learn(len(numbers) * width, time.perf_counter() - started, full)
             if progress is not None:
                 progress.add(sum(lengths[number] for number in numbers))
 
-    def _cut(self, lengths: Sequence[int], pending: list[int], pads: bool) -> tuple[list[int], list[int]]:
+    def _cut(self, lengths: Sequence[int], pending: list[int], pads: bool) -> tuple[list[int], list[int], bool]:
+        """The next batch, the rest, and whether it is the budget that ends the batch."""
         shortest = lengths[pending[0]]
         limit = shortest * PADDED if pads else shortest
         count = 1
@@ -92,7 +93,8 @@ class Batcher:
             if lengths[number] > limit or (count + 1) * lengths[number] > self.budget:
                 break
             count += 1
-        return pending[:count], pending[count:]
+        rest = pending[count:]
+        return pending[:count], rest, bool(rest) and (count + 1) * lengths[rest[0]] > self.budget
 
     def _learn(self, tokens: int, seconds: float, full: bool) -> None:
         self.throughput.tokens += tokens

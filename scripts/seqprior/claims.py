@@ -99,8 +99,8 @@ def claim_device(names: Sequence[str], folder: Path, wait_seconds: float | None 
             # A forked child that leaves the block as well must not wipe its parent's signature.
             if key[0] == os.getpid():
                 os.ftruncate(lock, 0)
-                del _claimed[key]
-            os.close(lock)
+            os.close(lock)  # before the entry goes: a thread that locked the file first would lose its lock by this
+            _claimed.pop(key, None)
     finally:
         os.close(directory)
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from seqprior.columns import Reason, Status
 from seqprior.errors import BadInput
-from seqprior.plans import Request, Scheme
+from seqprior.plans import DISTANCES, Request, Scheme
 from seqprior.sequence import reverse_complement
 from seqprior.shards import read_groups
 
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 KINDS = ("sites", "pairs", "embeddings")
-DISTANCES = "embedding_distance"  # kind of the engine's requests for two haplotypes' embeddings
 SAMPLE_ALLELES = 20_000  # of which token rows are counted
 SAMPLE_PASSES = 400_000  # of one kind, at which its sample ends: exact likelihoods take a pass for every token
 ROWS_AHEAD = 2**22  # bases of requests whose rows are distinct among themselves only, as in the engine
+BRANCHED = 2  # length of an input with branches, in lengths of a row, at most, as in the engine
 KEYS_HELD = 500_000  # looked up in the store at a time
 FACT_BYTES = 16 + 4 + 2  # of a stored answer beside its numbers: key, length, levels and checksums
 SCORE_BYTES = 80  # of a row of scores: seven numbers that hardly compress, and the allele
@@ -202,14 +202,14 @@ def _portions(scheme: Scheme, requests: Iterable[Request]) -> Iterator[list[Requ
 
 
 def _embedded(scheme: Scheme, requests: Sequence[Request]) -> Rows:
-    """Both strands of each distinct haplotype."""
+    """Both strands of each distinct haplotype; a bidirectional network reads both at once."""
     haplotypes = set()
     for request in requests:
         left, ref, alt, right = request.sequence.split(" ")
         haplotypes |= {left + ref + right, left + alt + right}
     tokeniser = scheme.tokeniser
     if tokeniser is None:
-        return Rows(2 * len(haplotypes), 2 * sum(map(len, haplotypes)))
+        return Rows(len(haplotypes), sum(map(len, haplotypes)))
     texts = (text for haplotype in haplotypes for text in (haplotype, reverse_complement(haplotype)))
     return Rows(2 * len(haplotypes), sum(len(tokeniser.tokens(text)) for text in texts))
 
@@ -223,11 +223,11 @@ def _whole_sequences(requests: Sequence[Request], shared: bool) -> Rows:
 
 
 def _token_rows(scheme: Scheme, requests: Sequence[Request]) -> Rows:
-    """Distinct rows; those of one prefix are branches of one input where the network can hold them apart."""
+    """Distinct rows; those of one prefix are branches of few inputs where the network can hold them apart."""
     branches = scheme.facts.objective == "causal" and scheme.facts.family != "remote-code"
     seen: set[bytes] = set()
-    prefixes: dict[bytes, int] = {}
-    passes = tokens = 0
+    after: dict[bytes, tuple[int, list[int]]] = {}  # the length of each prefix, and of what follows it in each row
+    total = Rows()
     for request in requests:
         for part in scheme.parts(request):
             row = part.row
@@ -236,12 +236,21 @@ def _token_rows(scheme: Scheme, requests: Sequence[Request]) -> Rows:
                 continue
             seen.add(identity)
             if branches and row.prefix:
-                prefixes[_short(row.ids[: row.prefix].tobytes())] = row.prefix
-                tokens += len(row) - row.prefix
+                prefix = _short(row.ids[: row.prefix].tobytes())
+                after.setdefault(prefix, (row.prefix, []))[1].append(len(row) - row.prefix)
             else:
-                passes += 1
-                tokens += len(row)
-    return Rows(passes + len(prefixes), tokens + sum(prefixes.values()))
+                total += Rows(1, len(row))
+    return sum((_branched(prefix, lengths) for prefix, lengths in after.values()), total)
+
+
+def _branched(prefix: int, lengths: Sequence[int]) -> Rows:
+    """Rows of one prefix in as few inputs as the engine makes of them: none much longer than its last row alone."""
+    inputs = [prefix]
+    for length in lengths:
+        if inputs[-1] > prefix and inputs[-1] + length > BRANCHED * (prefix + length):
+            inputs.append(prefix)
+        inputs[-1] += length
+    return Rows(len(inputs), sum(inputs))
 
 
 def _short(*texts: bytes) -> bytes:
@@ -282,6 +291,7 @@ class _Count:
         self._samples = {kind: _Sampled() for kind in KINDS}
         self._waiting = {kind: _Waiting() for kind in KINDS}
         self._answer_bytes: Counter[str] = Counter()
+        self._cached = dict.fromkeys(KINDS, 0.0)
         self._place: tuple[str, int] | None = None
 
     def add(self, frame: pd.DataFrame, windows: Sequence[str], first: int, sampled: bool) -> None:
@@ -320,7 +330,7 @@ class _Count:
         for name, waiting in self._waiting.items():
             if waiting.keys and self.store is not None:
                 share = self.store.known(list(waiting.keys)) / len(waiting.keys)
-                self.cost.work[name].cached += round(share * waiting.requests)
+                self._cached[name] += share * waiting.requests
             self._waiting[name] = _Waiting()
 
     def _sample(self, name: str, requests: list[Request], keys: list[bytes]) -> None:
@@ -349,6 +359,7 @@ class _Count:
             sample = self._samples[name]
             if not work.requests:
                 continue
+            work.cached = round(self._cached[name])
             missing = work.requests - work.cached
             self.cost.exact &= sample.requests == work.requests
             if sample.requests:
@@ -438,7 +449,9 @@ def read_probe(path: Path) -> Probe:
             int(found["batch_tokens"]),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{path}: no speed of a model, as probe_model.py writes it ({error}); delete it") from error
+        raise BadInput(
+            f"{path}: no speed of a model, as probe_model.py writes it ({error}); delete it and run again"
+        ) from error
 
 
 def shards_for(seconds: float, load_seconds: float, minutes: float, alleles: int) -> int:
@@ -452,7 +465,10 @@ class Estimate:
     """Cost and speed of one model together.
 
     Attributes:
-        shards: the recommended number. jobs: those of them that load the model.
+        shards: the recommended number.
+        stored: answers are kept in a score store.
+        background: cost of the reference's neutral background, which is scored once for all cohorts; None if it is
+            scored already.
     """
 
     model: str
@@ -460,16 +476,18 @@ class Estimate:
     probe: Probe
     shards: int
     stored: bool
+    background: Cost | None = None
 
-    @property
-    def device_seconds(self) -> float:
-        """On the device, loading included; 0 if nothing is left to compute."""
-        jobs = self.shards if self.cost.left.tokens else 0
-        return self.probe.seconds(self.cost) + jobs * self.probe.load_seconds
+    def device_seconds(self, cost: Cost | None) -> float:
+        """On the device, loading in each shard included; 0 if nothing is left to compute."""
+        if cost is None or not cost.left.tokens:
+            return 0.0
+        return self.probe.seconds(cost) + self.shards * self.probe.load_seconds
 
     @property
     def store_bytes(self) -> int:
-        return sum(work.fact_bytes for work in self.cost.work.values()) if self.stored else 0
+        costs = [cost for cost in (self.cost, self.background) if cost is not None]
+        return sum(work.fact_bytes for cost in costs for work in cost.work.values()) if self.stored else 0
 
     def rows(self) -> list[tuple[str, str, int | float, str, str]]:
         """`COLUMNS` of estimate.tsv: model, quantity, value, unit, how it was found."""
@@ -499,7 +517,8 @@ class Estimate:
                 )
         found += [
             ("load_seconds", probe.load_seconds, "seconds a job", f"measured on {probe.device_name}"),
-            ("device_hours", self.device_seconds / 3600, "hours", f"{rate}, and loading in each shard"),
+            ("device_hours", self.device_seconds(self.cost) / 3600, "hours", f"{rate}, and loading in each shard"),
+            *self._background_rows(rate),
             ("shards", self.shards, "jobs", "recommended by scoring.shard_minutes"),
             ("store_bytes", self.store_bytes, "bytes", "answers that the store lacks" if self.stored else cached),
             ("window_bytes", cost.window_bytes, "bytes", "on disk now"),
@@ -507,23 +526,41 @@ class Estimate:
         ]
         return [(self.model, *row) for row in found]
 
+    def _background_rows(self, rate: str) -> list[tuple[str, int | float, str, str]]:
+        cost = self.background
+        if cost is None:
+            return [("background_device_hours", 0.0, "hours", "the neutral background is scored already")]
+        counted = "counted" if cost.exact else f"extrapolated from {cost.sampled} alleles"
+        hours = self.device_seconds(cost) / 3600
+        return [
+            ("background_tokens_left", cost.left.tokens, "tokens", f"{counted}, once for all cohorts of the reference"),
+            ("background_device_hours", hours, "hours", f"{rate}, and loading in each shard"),
+        ]
+
 
 COLUMNS = ("model", "quantity", "value", "unit", "how")
 
 
 def estimate(
-    model: str, cost: Cost, probe: Probe, *, minutes: float, shards: int, started: bool, stored: bool
+    model: str,
+    cost: Cost,
+    probe: Probe,
+    *,
+    minutes: float,
+    shards: int,
+    started: bool,
+    stored: bool,
+    background: Cost | None = None,
 ) -> Estimate:
-    """Put cost and speed together.
+    """Put cost and speed together; see `Estimate`.
 
     Args:
         minutes: that a scoring job should take. shards: how many there are now.
         started: some are scored already. Their number then stays unless more are needed, since other shards would have
             to be scored anew.
-        stored: answers are kept in a score store.
     """
     wanted = shards_for(probe.seconds(cost), probe.load_seconds, minutes, cost.alleles)
-    return Estimate(model, cost, probe, max(wanted, shards) if started else wanted, stored)
+    return Estimate(model, cost, probe, max(wanted, shards) if started else wanted, stored, background)
 
 
 def as_tsv(estimates: Sequence[Estimate]) -> str:
@@ -560,10 +597,11 @@ def _number(value: str | float) -> str:
 
 
 def readable(value: float, unit: str) -> str:
-    """A value with its unit: shares in per cent, bytes in megabytes, thousands apart."""
+    """A value with its unit: shares in per cent, bytes in kB, MB or GB, thousands apart."""
     if unit == "share":
         return f"{100 * value:.1f} %"
     if unit == "bytes":
-        return f"{value / 1e6:,.1f} MB"
+        name, size = next(((n, s) for n, s in (("GB", 1e9), ("MB", 1e6)) if value >= s), ("kB", 1e3))
+        return f"{value / size:,.1f} {name}"
     number = f"{value:,}" if isinstance(value, int) else f"{value:,.4g}" if value < 1000 else f"{value:,.0f}"
     return f"{number} {unit}"

@@ -20,11 +20,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from seqprior.adapters import DISTANCES, Adapter, strand_states
+from seqprior.adapters import Adapter, strand_states
 from seqprior.batching import Batcher, Progress, Throughput, ahead
 from seqprior.columns import SCORES, Reason, Status
 from seqprior.files import written_whole
-from seqprior.plans import Plan, Request, Scheme
+from seqprior.plans import DISTANCES, Plan, Request, Scheme, Work, make_work
 from seqprior.shards import read_groups
 
 if TYPE_CHECKING:
@@ -44,14 +44,16 @@ class Group:
 
     Attributes:
         frame: rows of `shards.ALLELE_COLUMNS`. rows: those of it that have a plan. plans: one for each of these.
-        requests: number of each distinct request; distances: request of each planned row, if they are wanted.
+        requests: each distinct request once. distances: request of each planned row, if they are wanted.
+        known: answers from the store.
     """
 
     frame: pd.DataFrame
     rows: list[int]
     plans: list[Plan]
-    requests: dict[Request, int]
+    requests: dict[Request, None]
     distances: list[Request] = field(default_factory=list)
+    known: dict[Request, np.ndarray] = field(default_factory=dict)
 
 
 def plan_group(
@@ -69,11 +71,10 @@ def plan_group(
             continue
         group.rows.append(row)
         group.plans.append(plan)
-        for request in (plan.alt, plan.ref):
-            group.requests.setdefault(request, len(group.requests))
+        group.requests[plan.alt] = group.requests[plan.ref] = None
         if embedding_window is not None:
             request = distance_request(scheme, text, at, ref, alt, embedding_window)
-            group.requests.setdefault(request, len(group.requests))
+            group.requests[request] = None
             group.distances.append(request)
     return group
 
@@ -177,11 +178,17 @@ class Scorer:
             self._look_up(self._planned(groups))
         progress = Progress("alleles", total, "allele")
         with self._writing() as keep:
-            for group in ahead(self._planned(groups)):
-                answers = self._answer(group, keep)
-                if self.exact is not None and self.error is None and group.plans:
+            answers: dict[Request, np.ndarray] = {}
+            for group, work in ahead(self._work(groups)):
+                if work is not None:
+                    found = self.compute(work)
+                    keep(work.requests, found)
+                    answers.update(zip(work.requests, found, strict=True))
+                    continue
+                if self.exact is not None and self.error is None and group.plans and self._adapter is not None:
                     self.error = self._measured_error(group)
-                yield self._table(group, answers)
+                yield self._table(group, group.known | answers)
+                answers.clear()
                 progress.add(len(group.frame))
         progress.close()
 
@@ -220,35 +227,31 @@ class Scorer:
 
         return nothing() if self.store is None else kept()
 
-    def _answer(self, group: Group, keep: Callable) -> list[np.ndarray]:
-        """The answer to each request of a group, float32 (2, width), from the store or from the model."""
-        answers: list[np.ndarray | None] = [None] * len(group.requests)
-        missing: dict[tuple[str, int], list[Request]] = {}
+    def _work(self, groups: Callable[[], Iterator[tuple]]) -> Iterator[tuple[Group, Work | None]]:
+        """What is left to compute for each group, portion by portion, and None when a group is complete."""
         salt = self.scheme.salt
-        for request, number in group.requests.items():
-            known = self._known.get(request.key(salt)) if self._known else None
-            if known is not None and known.size == 2 * request.width:
-                answers[number] = known.reshape(2, request.width)
-            else:
-                missing.setdefault((request.kind, request.width), []).append(request)
-        computed = sum(map(len, missing.values()))
-        self.counts["requests"] += len(answers)
-        self.counts["from_store"] += len(answers) - computed
-        for requests in missing.values():
-            for part in portions(requests, self.scheme.passes):
-                found = self.compute(part)
-                keep(part, found)
-                for request, answer in zip(part, found, strict=True):
-                    answers[group.requests[request]] = answer
-        return answers
+        for group in self._planned(groups):
+            missing: dict[tuple[str, int], list[Request]] = {}
+            for request in group.requests:
+                known = self._known.get(request.key(salt)) if self._known else None
+                if known is not None and known.size == 2 * request.width:
+                    group.known[request] = known.reshape(2, request.width)
+                else:
+                    missing.setdefault((request.kind, request.width), []).append(request)
+            self.counts["requests"] += len(group.requests)
+            self.counts["from_store"] += len(group.known)
+            for requests in missing.values():
+                for portion in portions(requests, self.scheme.passes):
+                    yield group, make_work(self.scheme, portion)
+            yield group, None
 
-    def compute(self, requests: Sequence[Request]) -> np.ndarray:
+    def compute(self, work: Work) -> np.ndarray:
         """Answers of the model itself to requests of one kind."""
         adapter = self.adapter
         assert self._batcher is not None
-        if requests[0].kind == DISTANCES:
-            return distances(adapter, self._batcher, requests)
-        return adapter.answers(self._batcher, requests)
+        if work.requests[0].kind == DISTANCES:
+            return distances(adapter, self._batcher, work.requests)
+        return adapter.answer(self._batcher, work)
 
     def _measured_error(self, group: Group) -> dict[str, float]:
         """How far the approximate LLRs of the first alleles lie from exact ones."""
@@ -274,7 +277,7 @@ class Scorer:
         )
         return summary
 
-    def _table(self, group: Group, answers: list[np.ndarray]) -> pd.DataFrame:
+    def _table(self, group: Group, answers: dict[Request, np.ndarray]) -> pd.DataFrame:
         frame = group.frame.reset_index(drop=True)
         status, reason = frame["status"].to_numpy(object, copy=True), frame["reason"].to_numpy(object, copy=True)
         rows = np.array(group.rows, np.int64)
@@ -284,19 +287,18 @@ class Scorer:
         method = np.full(len(frame), "", object)
         method[rows] = [plan.method for plan in group.plans]
         frame["method"] = method
-        by_request = {request: answers[number] for request, number in group.requests.items()}
         by_strand = np.full((len(frame), 2), np.nan)
         entropies = np.full(len(frame), np.nan)
         embedded = np.full((len(frame), 2), np.nan)
         if len(rows):
-            by_strand[rows] = [_by_strand(plan, by_request) for plan in group.plans]
+            by_strand[rows] = [_by_strand(plan, answers) for plan in group.plans]
             sites = [number for number, plan in enumerate(group.plans) if plan.site >= 0]
             if sites:
                 plans = [group.plans[number] for number in sites]
-                logs = np.stack([by_request[plan.alt][:, plan.site : plan.site + 4] for plan in plans])
+                logs = np.stack([answers[plan.alt][:, plan.site : plan.site + 4] for plan in plans])
                 entropies[rows[sites]] = entropy(logs.astype(np.float64).mean(1))
             if group.distances:
-                embedded[rows] = [by_request[request].mean(0, dtype=np.float64) for request in group.distances]
+                embedded[rows] = [answers[request].mean(0, dtype=np.float64) for request in group.distances]
         frame["llr"] = by_strand.mean(1)
         frame["llr_fwd"], frame["llr_rev"] = by_strand.T
         frame["strand_gap"] = np.abs(by_strand[:, 0] - by_strand[:, 1])
@@ -305,7 +307,7 @@ class Scorer:
         frame["embedding_l2"], frame["embedding_cosine"] = embedded.T
         self.counts["alleles"] += len(frame)
         self.counts["evaluable"] += len(rows)
-        self.counts["not_evaluable"] += len(refused)
+        self.counts["not_evaluable"] += int((reason == Reason.NOT_EVALUABLE_BY_MODEL).sum())
         return frame[list(SCORES)]
 
 

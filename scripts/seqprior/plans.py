@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from hashlib import blake2b
 
@@ -23,9 +23,10 @@ from seqprior.models import ModelFacts, read_config
 from seqprior.sequence import BASES, encode
 from seqprior.sequence import reverse_complement as other_strand
 from seqprior.shards import Cutter
-from seqprior.tokenisation import OverlappingKmer, Tokeniser, Tokens, load_tokeniser
+from seqprior.tokenisation import LOG_4, OverlappingKmer, Tokeniser, Tokens, load_tokeniser
 
 REQUEST_VERSION = 1  # to be raised when a request of the same identity would get another answer
+DISTANCES = "embedding_distance"  # kind of the requests for distances between two haplotypes' states
 MAX_SPAN = 32  # byte-pair tokens that may be masked together; more is no longer a local change
 
 
@@ -56,6 +57,8 @@ class Part:
         strand: 0 forward, 1 reverse.
         positions: (M,) token positions that are read.
         candidates: (M, C) indices among the tokeniser's outcomes; each read adds to all C entries of the answer.
+        own: if not -1, candidates are alternatives to each other, and each read adds the log probability of this one
+            among them to the answer's only entry.
     """
 
     strand: int
@@ -64,6 +67,7 @@ class Part:
     candidates: np.ndarray
     weight: float = 1.0
     constant: float = 0.0
+    own: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +125,7 @@ class Scheme(ABC):
 
     Attributes:
         site_method, pair_method: names of the scores, as documented in docs/scores.md.
-        room: tokens that the network has positions for, where windows of one length differ in tokens; None for any.
+        room: tokens that the network has positions for; None for any number.
     """
 
     site_method: str
@@ -136,12 +140,14 @@ class Scheme(ABC):
         self.room: int | None = None
 
     def fits(self, *sequences: str) -> bool:
-        """False if a sequence has more tokens, on either strand, than the network has positions."""
-        return self.room is None or all(
-            len(self._tokens(text)) <= self.room
-            for sequence in sequences
-            for text in (sequence, other_strand(sequence))
-        )
+        """False if a sequence has more tokens, on either strand, than the network has positions.
+
+        Windows of one length differ in tokens with byte pairs, and where unknown bases break a k-mer up.
+        """
+        if self.room is None or not (self.facts.tokenisation == "bpe" or any("N" in text for text in sequences)):
+            return True
+        texts = (text for sequence in sequences for text in (sequence, other_strand(sequence)))
+        return all(len(self._tokens(text)) <= self.room for text in texts)
 
     @property
     def salt(self) -> bytes:
@@ -168,12 +174,16 @@ class Scheme(ABC):
     def passes(self, request: Request) -> int:
         """Token rows that a request takes, about."""
         exact = self.reading.exact_likelihoods and request.kind == "masked_pseudo_likelihood"
-        return 2 * (len(request.sequence) // self.facts.k if exact else 1)
+        bases = self.facts.k if self.facts.tokenisation == "kmer" else 1  # that one masked row answers for
+        return 2 * (len(request.sequence) // bases if exact else 1)
 
     def pair(self, window: str, offset: int, ref: str, alt: str) -> Plan | None:
         """Both haplotypes of an allele, over the same flanks."""
         left, right = window[:offset], window[offset + len(ref) :]
-        return Plan(self.pair_method, *(Request(self.pair_method, left + allele + right) for allele in (alt, ref)))
+        haplotypes = [left + allele + right for allele in (alt, ref)]
+        if not self.fits(*haplotypes):
+            return None
+        return Plan(self.pair_method, *(Request(self.pair_method, haplotype) for haplotype in haplotypes))
 
     def likelihood_parts(self, sequence: str) -> Iterator[Part]:
         """Log-likelihood of a sequence against equally likely bases, on both strands, from its tokens' readings."""
@@ -301,8 +311,7 @@ class MaskedOverlappingKmers(MaskedBases):
                 place = int(at) if strand == 0 else len(sequence) - 1 - int(at)
                 part = self._site(strand, text, place, masked=True)
                 if part is not None:
-                    own = codes[at]
-                    yield Part(strand, part.row, part.positions, part.candidates[:, [own]], part.weight, 0.0)
+                    yield replace(part, constant=LOG_4, own=int(codes[at]))
 
 
 class MaskedKmers(Scheme):
@@ -320,7 +329,7 @@ class MaskedKmers(Scheme):
         token = window[first : first + k]
         if len(ref) != len(alt) or offset + len(ref) > first + k or len(token) < k:
             return self.pair(window, offset, ref, alt)
-        if not set(token) <= set(BASES):
+        if not set(token) <= set(BASES) or not self.fits(window):
             return None
         within = offset - first
         if len(ref) == 1:
@@ -339,19 +348,17 @@ class MaskedKmers(Scheme):
         first, *other = request.at
         k, window = self.facts.k, request.sequence
         token = window[first : first + k]
-        kmers = [token, _kmer(other[0], k)] if other else _substituted(token)
         for strand, text in enumerate((window, other_strand(window))):
             at = first if strand == 0 else len(window) - k - first
-            candidates = [_number(kmer if strand == 0 else other_strand(kmer)) for kmer in kmers]
-            yield self._read(strand, text, at, candidates)
+            yield self._read(strand, text, at, _candidates(token, strand, *other))
 
-    def _read(self, strand: int, text: str, at: int, candidates: list[int]) -> Part:
+    def _read(self, strand: int, text: str, at: int, candidates: np.ndarray) -> Part:
         """One whole token that starts at base `at`."""
         assert self.tokeniser is not None
         tokens = self._tokens(text)
         position = _token_at(tokens, at)
         masked = () if self.reading.one_pass_marginals else (position,)
-        return Part(strand, Row(tokens.ids, masked), np.array([position]), np.array([candidates]))
+        return Part(strand, Row(tokens.ids, masked), np.array([position]), candidates[None])
 
 
 def _token_at(tokens: Tokens, base: int) -> int:
@@ -364,6 +371,13 @@ def _number(kmer: str) -> int:
     for base in kmer:
         number = 4 * number + BASES.index(base)
     return number
+
+
+@lru_cache(maxsize=2**14)
+def _candidates(token: str, strand: int, other: int | None = None) -> np.ndarray:
+    """Numbers of the k-mers that a token may become, as read on a strand: each base at each place, or one other."""
+    kmers = _substituted(token) if other is None else [token, _kmer(other, len(token))]
+    return np.array([_number(kmer if strand == 0 else other_strand(kmer)) for kmer in kmers])
 
 
 def _kmer(number: int, k: int) -> str:
@@ -544,6 +558,8 @@ class Causal(Scheme):
         ends = (first, len(window) - first - k)
         if len(token) < k or not set(token) <= set(BASES) or (min(ends) < k and self.tokeniser.start is None):
             return None
+        if not self.fits(window):
+            return None
         if len(ref) == 1:
             request = Request(self.site_method, window, (first,), 4 * k)
             entries = (4 * within + BASES.index(base) for base in (alt, ref))
@@ -558,11 +574,10 @@ class Causal(Scheme):
             if request.kind == "causal_marginal":
                 first, *other = request.at
                 token = sequence[first : first + k]
-                kmers = [token, _kmer(other[0], k)] if other else _substituted(token)
                 at = first if strand == 0 else len(sequence) - k - first
                 tokens = self._tokens(text, end=False)
-                candidates = [_number(kmer if strand == 0 else other_strand(kmer)) for kmer in kmers]
-                yield Part(strand, Row(tokens.ids), np.array([_token_at(tokens, at)]), np.array([candidates]))
+                candidates = _candidates(token, strand, *other)[None]
+                yield Part(strand, Row(tokens.ids), np.array([_token_at(tokens, at)]), candidates)
                 continue
             split, size = request.at[2 * strand : 2 * strand + 2]
             end = split + size
@@ -581,6 +596,43 @@ class Causal(Scheme):
                 1.0,
                 float(-self.tokeniser.chance[outcomes].sum()),
             )
+
+
+@dataclass
+class Work:
+    """Requests of one kind and width as distinct token rows: what can be made ready before the model is free.
+
+    Attributes:
+        rows: distinct rows. reads: for each row the parts that are read from it.
+        parts: all parts. owner: request of each part.
+        constants: float64 (requests, 2, width), what answers hold before anything is read.
+    """
+
+    requests: list[Request]
+    constants: np.ndarray
+    rows: list[Row] = field(default_factory=list)
+    reads: list[list[int]] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
+    owner: list[int] = field(default_factory=list)
+
+
+def make_work(scheme: Scheme, requests: list[Request]) -> Work:
+    """The rows of some requests; none where no token row answers them (seqprior's own network, distances)."""
+    work = Work(requests, np.zeros((len(requests), 2, requests[0].width)))
+    if scheme.tokeniser is None or requests[0].kind == DISTANCES:
+        return work
+    number_of: dict[tuple, int] = {}
+    for number, request in enumerate(requests):
+        for part in scheme.parts(request):
+            row = number_of.setdefault(part.row.identity, len(work.rows))
+            if row == len(work.rows):
+                work.rows.append(part.row)
+                work.reads.append([])
+            work.reads[row].append(len(work.parts))
+            work.parts.append(part)
+            work.owner.append(number)
+            work.constants[number, part.strand] += part.constant
+    return work
 
 
 SCHEMES: dict[tuple[str, str], type[Scheme]] = {
@@ -605,14 +657,21 @@ def read_scheme(facts: ModelFacts, reading: Reading) -> Scheme:
             f"{facts.id}: no way to score with tokenisation {facts.tokenisation} and objective {facts.objective}; "
             "correct the model registry"
         )
-    scheme = kind(facts, None if facts.objective == "bidirectional" else load_tokeniser(facts), reading)
-    if facts.tokenisation == "bpe":
-        scheme.room = learned_positions(facts)
+    if facts.objective == "bidirectional":
+        return kind(facts, None, reading)
+    scheme = kind(facts, load_tokeniser(facts), reading)
+    scheme.room = learned_positions(facts)
     return scheme
 
 
 def learned_positions(facts: ModelFacts) -> int | None:
     """Tokens that a network with a table of positions can take; None for one that has no table."""
-    key = {"bert": "max_position_embeddings", "gpt2": "n_positions"}.get(facts.family)
-    room = read_config(facts).get(key) if key else None
-    return room if isinstance(room, int) else None
+    if facts.family == "gpt2":
+        return read_config(facts).get("n_positions")
+    if facts.family == "bert":
+        return read_config(facts).get("max_position_embeddings")
+    if facts.family == "esm":
+        config = read_config(facts)
+        if config.get("position_embedding_type", "absolute") == "absolute":
+            return config["max_position_embeddings"] - config["pad_token_id"] - 1  # positions count on from padding's
+    return None

@@ -17,10 +17,10 @@ import torch
 
 from seqprior.adapters import Adapter
 from seqprior.batching import Batcher
-from seqprior.costs import DISTANCES, KINDS, ROWS_AHEAD, asked, distance_request, kind_of
+from seqprior.costs import KINDS, ROWS_AHEAD, asked, distance_request, kind_of
 from seqprior.embedding import distances
 from seqprior.errors import BadInput
-from seqprior.plans import Request, Scheme
+from seqprior.plans import DISTANCES, Request, Scheme, make_work
 from seqprior.shards import read_groups
 
 log = logging.getLogger(__name__)
@@ -112,30 +112,33 @@ def probe(
 def _run(
     adapter: Adapter, batcher: TimedBatcher, requests: Iterator[Request], until: float, most: int | None = None
 ) -> float:
-    """Tokens a second at the batch budget that was reached, reduced by the share of time that goes into making rows.
+    """Tokens a second at the batch budget that was reached, less what goes on beside the network.
 
-    Planning is left out: a scoring job plans the next group while the model works.
+    As in a scoring job, planning goes on while the model works, so the slower of the two sets the speed.
     """
     facts = adapter.scheme.facts
     size = {"kmer": facts.k, "bpe": PIECE}.get(facts.tokenisation, 1)
     batcher.start(until, most)
-    whole = 0.0
+    planning = answering = 0.0
     try:
-        while not whole or (time.perf_counter() < until and most is None and not _settled(batcher)):
+        while not answering or (time.perf_counter() < until and most is None and not _settled(batcher)):
+            began = time.perf_counter()
             chunk = _taken(requests, adapter.scheme, 1 if most else CHUNK_BUDGETS * batcher.budget * size)
-            started = time.perf_counter()
+            work = make_work(adapter.scheme, chunk)
+            planned = time.perf_counter()
             try:
                 if chunk[0].kind == DISTANCES:
                     distances(adapter, batcher, chunk)
                 else:
-                    adapter.answers(batcher, chunk)
+                    adapter.answer(batcher, work)
             finally:
-                whole += time.perf_counter() - started
+                answering += time.perf_counter() - planned
+            planning += planned - began  # of whole chunks: most of one that time cut short was planned for nothing
     except TimeUp:
         log.debug("stopped after %d batches", len(batcher.batches))
     budget = batcher.batches[-1][0]
     at_budget = [batch for batch in batcher.batches if batch[0] == budget]
-    busy = sum(seconds for _, _, seconds in batcher.batches) / whole
+    busy = sum(seconds for _, _, seconds in batcher.batches) / max(answering, planning)
     return busy * sum(tokens for _, tokens, _ in at_budget) / sum(seconds for _, _, seconds in at_budget)
 
 

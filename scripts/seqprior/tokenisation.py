@@ -45,6 +45,8 @@ class Tokeniser(ABC):
 
     Attributes:
         outcomes: int64 (O,), the token numbers over which probabilities are normalised: those that stand for bases.
+        groups: how many outcomes of each group, in order; probabilities are normalised within a group, since the
+            cutting decides which group a token is of.
         chance: float64 (O,), log probability of each outcome where all bases are equally likely.
         mask, pad, unknown: token numbers; None where the model has none.
         k: bases in the frame of a token (1 where there is no frame).
@@ -62,6 +64,10 @@ class Tokeniser(ABC):
         self.lead = int(self.start is not None)
         self.size = max(vocabulary.values()) + 1
         self._facts = facts
+
+    @property
+    def groups(self) -> tuple[int, ...]:
+        return (len(self.outcomes),)
 
     @staticmethod
     def _special(facts: ModelFacts, vocabulary: dict[str, int], role: str) -> int | None:
@@ -85,17 +91,15 @@ class Tokeniser(ABC):
     def tokens(self, sequence: str, end: bool = True) -> Tokens:
         """The sequence as the model reads it. Without `end` the end token is left out, as a prefix needs it."""
         ids, first, last, known = self.cut(sequence)
-        before = [] if self.start is None else [self.start]
-        after = [] if self.end is None or not end else [self.end]
-        if not before and not after:
+        tail = int(end and self.end is not None)
+        if not self.lead and not tail:
             return Tokens(ids, first, last, known)
-        edge = (len(before), len(after))
-        return Tokens(
-            np.concatenate([before, ids, after]).astype(np.int32),
-            np.pad(first, edge),
-            np.pad(last, edge),
-            np.pad(known, edge),
-        )
+        inner = slice(self.lead, self.lead + len(ids))
+        framed = Tokens(*(np.zeros(self.lead + len(ids) + tail, kind) for kind in (np.int32, np.int32, np.int32, bool)))
+        framed.ids[inner], framed.first[inner], framed.last[inner], framed.known[inner] = ids, first, last, known
+        framed.ids[: self.lead] = self.start if self.lead else 0
+        framed.ids[inner.stop :] = self.end if tail else 0
+        return framed
 
     def _require(self, vocabulary: dict[str, int], names: list[str]) -> np.ndarray:
         """Numbers of tokens that the vocabulary must have, each one of its own."""
@@ -122,9 +126,14 @@ def kmers(k: int) -> list[str]:
 
 def kmer_numbers(codes: np.ndarray, k: int, step: int) -> np.ndarray:
     """Base-4 number of the k-mer at every `step`-th position, -1 where it has an unknown base. codes (L,)."""
-    windows = np.lib.stride_tricks.sliding_window_view(codes, k)[::step].astype(np.int64)
-    numbers = windows @ (4 ** np.arange(k - 1, -1, -1))
-    numbers[(windows == UNKNOWN).any(1)] = -1
+    count = (len(codes) - k) // step + 1
+    numbers = np.zeros(count, np.int64)
+    known = np.ones(count, bool)
+    for place in range(k):
+        letters = codes[place : place + (count - 1) * step + 1 : step]
+        numbers = 4 * numbers + letters
+        known &= letters < UNKNOWN
+    numbers[~known] = -1
     return numbers
 
 
@@ -192,12 +201,17 @@ class Kmer(Tokeniser):
         whole = self._require(vocabulary, kmers(facts.k))
         single = [vocabulary[base] for base in BASES if base in vocabulary]
         self.outcomes = np.concatenate([whole, single]).astype(np.int64)
+        self._groups = (len(whole), len(single))
         self.chance = np.concatenate([np.full(len(whole), -LOG_4 * self.k), np.full(len(single), -LOG_4)])
         fallback = vocabulary.get("N", self.unknown if self.unknown is not None else self.mask)
         self._token_of_kmer = whole.astype(np.int32)
         letters = [vocabulary.get(base, fallback) for base in (*BASES, "N")]
         self._token_of_base = np.array([-1 if token is None else token for token in letters], np.int32)
         self._index = self._inverse()
+
+    @property
+    def groups(self) -> tuple[int, ...]:
+        return self._groups
 
     @property
     def index_of(self) -> np.ndarray:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from random_models import KINDS, write_checkpoint
+from random_models import KINDS, Shape, write_checkpoint
 from safetensors.torch import load_file, save_file
 
 from seqprior import adapters
@@ -202,7 +202,7 @@ def test_passes_hold_no_more_tokens_than_the_budget_and_unknown_bases_take_none(
     ask(adapter, [Request("masked_pseudo_likelihood", text) for text in texts], budget=5 * 12)
     assert max(len(ids) for ids in seen) == 5
     assert all(ids.shape[1] == 12 for ids in seen)
-    strands = {text for text in (*texts, *map(other_strand, texts))}
+    strands = {*texts, *map(other_strand, texts)}
     assert sum(len(ids) for ids in seen) == 8 * len(strands)
 
 
@@ -319,6 +319,16 @@ def test_bfloat16_is_float32_but_for_rounding(checkpoints, name, bound):
     assert np.abs(exact - coarse).max() < bound
 
 
+def test_an_unknown_base_in_a_window_as_long_as_the_learned_positions_ends_no_run(tmp_path):
+    """Each base of a k-mer with an unknown one is a token, so such a window has more tokens than one without."""
+    facts = write_checkpoint("nt-v1", tmp_path / "m", shape=Shape(positions=13))  # 60 bases are 11 tokens, 11 fit
+    adapter = load(facts)
+    (text,) = known_sequences([60], seed=1)
+    for window in (text, text[:50] + "N" + text[51:]):
+        plan = adapter.scheme.plan(window, 20, window[20], "A" if window[20] != "A" else "C")
+        assert plan is None or np.isfinite(ask(adapter, [plan.alt])).all()
+
+
 # --- states ---
 
 
@@ -360,7 +370,7 @@ def test_the_state_of_a_base_under_overlapping_kmers_is_that_of_the_token_around
     assert adapter.token_of_base("ACGTAC").tolist() == [0, 0, 1, 2, 3, 3]
 
 
-@pytest.mark.parametrize("name", ["bidirectional", "bert-base", "nt-v1", "dnabert-3"])
+@pytest.mark.parametrize("name", ["bert-base", "nt-v1", "dnabert-3"])
 def test_both_strands_states_are_in_forward_order(checkpoints, name):
     adapter = load(checkpoints(name))
     texts = known_sequences([24, 31], seed=7)
@@ -371,6 +381,16 @@ def test_both_strands_states_are_in_forward_order(checkpoints, name):
         torch.testing.assert_close(forward, alone[torch.from_numpy(rows)], atol=2e-5, rtol=0)
         torch.testing.assert_close(reverse, other[torch.from_numpy(backwards.copy())], atol=2e-5, rtol=0)
         assert len(forward) == len(reverse) == len(text)
+
+
+def test_the_bidirectional_network_reads_both_strands_at_once(checkpoints):
+    """The other strand's states are the same numbers, those from the left and from the right swapped."""
+    adapter = load(checkpoints("bidirectional"))
+    (text,) = random_sequences(1, 31)
+    ((forward, reverse),) = strand_states(adapter, Batcher(CPU, 4096), [text])
+    assert torch.equal(forward, reverse)
+    (other,) = adapter.states(Batcher(CPU, 4096), [other_strand(text)])
+    torch.testing.assert_close(torch.cat(other.flip(0).chunk(2, -1)[::-1], -1), forward, atol=1e-5, rtol=0)
 
 
 # --- refusals ---
@@ -393,8 +413,8 @@ def test_an_unknown_family_is_refused(checkpoints):
     facts = dataclasses.replace(checkpoints("bert-base"), family="crystal-ball")
     refused(
         facts,
-        "bert-base: unknown family 'crystal-ball'; known are bidirectional-conv, bert, esm, modernbert, llama, mistral, "
-        "mixtral, gpt-neox, gpt2, esm-gated, mosaic-bert, remote-code",
+        "bert-base: unknown family 'crystal-ball'; known are bidirectional-conv, bert, esm, modernbert, llama, "
+        "mistral, mixtral, gpt-neox, gpt2, esm-gated, mosaic-bert, remote-code",
     )
 
 

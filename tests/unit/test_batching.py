@@ -155,7 +155,12 @@ def test_batches_too_few_to_fill_the_budget_do_not_change_it(monkeypatch):
 def test_batches_cut_short_by_unequal_lengths_do_not_end_the_search(monkeypatch):
     clock = Clock(monkeypatch, 1.0, 1024.0)
     batcher = Batcher(CPU)
-    batcher.run([8, 12, 16, 24, 32, 48, 64, 96], clock.compute)  # one row each
+    lengths = [20] * 30 + [23] * 30 + [26] * 30 + [29, 33, 37, 41]  # at the end one row each
+
+    def compute(numbers):
+        clock.now += clock.seconds(sum(lengths[number] for number in numbers))
+
+    batcher.run(lengths, compute)
     batcher.run([64] * 20_000, clock.compute)
     assert batcher.budget == searched(Clock(monkeypatch, 1.0, 1024.0)).budget
 
@@ -180,6 +185,21 @@ def test_out_of_memory_halves_the_budget_for_good_and_leaves_nothing_out(caplog,
     halvings = batcher.throughput.halvings
     batcher.run(lengths, compute)
     assert batcher.throughput.halvings == halvings, "the second run knows"
+
+
+def test_the_search_for_larger_batches_ends_where_memory_does(monkeypatch):
+    clock, failed = Clock(monkeypatch, 1000.0, 1e9), []
+
+    def compute(numbers):
+        if 64 * len(numbers) > 5000:
+            failed.append(len(numbers))
+            raise MemoryError
+        clock.compute(numbers)
+
+    batcher = Batcher(CPU)
+    for _ in range(2):
+        batcher.run([64] * 5000, compute)
+    assert failed == [8192 // 64] and batcher.budget == 4096
 
 
 def test_a_failed_batch_is_not_counted_as_computed():

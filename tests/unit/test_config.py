@@ -143,7 +143,8 @@ def test_the_development_data_of_an_example_exist(shared_data, name):
         ({"colour": "blue"}, "config, top level: Additional properties are not allowed ('colour' was unexpected)"),
         ({"scoring": {"dtyp": 1}}, "config, scoring: Additional properties are not allowed ('dtyp' was unexpected)"),
         ({"models": {"dna": "yeast-mini"}}, "config, models.dna: 'yeast-mini' is not of type 'array'"),
-        ({"scoring": {"shards": 0}}, "config, scoring.shards: 0 is less than the minimum of 1"),
+        ({"scoring": {"shards": 0}}, "config, scoring.shards: 0 is not valid under any of the given schemas"),
+        ({"calibration": {"blocks": 0}}, "config, calibration.blocks: 0 is less than the minimum of 1"),
         ({"reference": {"name": "mine"}}, "config, reference: 'fasta' is a required property"),
     ],
 )
@@ -195,8 +196,15 @@ def test_the_registry_schema_knows_the_families_of_the_adapters(registry_schema)
         {"digest": "c7985d"},
         {"window": "1019"},
         {"colour": "blue"},
-        {"family": "masked-base", "objective": "masked"},  # without a vocabulary
+        {"family": "bert", "objective": "masked"},  # without tokens
+        {"family": "bert", "objective": "masked", "tokens": {"pad": "[PAD]"}},  # without a mask
+        {"family": "bert", "objective": "causal", "tokens": {"mask": "[MASK]"}},
+        {"family": "llama", "objective": "masked", "tokens": {"mask": "[MASK]"}},
         {"objective": "masked"},  # of a bidirectional network
+        {"tokenisation": "kmer"},  # of a bidirectional network
+        {"vocabulary": {"A": -1}},
+        {"vocabulary": {"A": "7"}},
+        {"hub": "owner/name"},  # beside a path
     ],
 )
 def test_a_wrong_registry_entry_is_refused(registry_schema, change):
@@ -206,16 +214,34 @@ def test_a_wrong_registry_entry_is_refused(registry_schema, change):
         jsonschema.validate(registry, registry_schema)
 
 
+def test_the_wrong_entries_have_one_fault_each(registry_schema):
+    registry = read("config/models.yaml")
+    good = {key: value for key, value in registry["models"]["yeast-mini"].items() if key != "digest"}
+    tokens = {"mask": "[MASK]"}
+    for change in (
+        {"family": "bert", "objective": "masked", "tokens": tokens},
+        {"family": "llama", "objective": "causal", "tokens": {}},
+        {"family": "esm", "objective": "masked", "tokens": tokens, "tokenisation": "kmer", "k": 6},
+        {"family": "bert", "objective": "masked", "tokens": tokens, "vocabulary": {"A": 0}},
+    ):
+        jsonschema.validate({"models": {"m": {**good, **change}}}, registry_schema)
+    wrong = {"family": "esm", "objective": "masked", "tokens": tokens, "tokenisation": "kmer"}  # without k
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"models": {"m": {**good, **wrong}}}, registry_schema)
+
+
 def test_the_entry_of_the_usage_page_is_valid(registry_schema):
     blocks = re.findall(r"```yaml\n(models:\n.*?)```", (REPOSITORY / "docs" / "usage.md").read_text(), re.DOTALL)
     entries = [yaml.safe_load(block) for block in blocks if "digest:" in block]
     assert len(entries) == 1
     jsonschema.validate(entries[0], registry_schema)
-    assert entries[0]["models"].popitem()[1]["family"] == "masked-base"
+    assert entries[0]["models"].popitem()[1]["objective"] == "masked"
 
 
 def test_shipped_weights_are_those_of_the_registry():
-    for facts in read_registry(REPOSITORY / "config" / "models.yaml").values():
+    shipped = [facts for facts in read_registry(REPOSITORY / "config" / "models.yaml").values() if facts.path]
+    assert shipped
+    for facts in shipped:
         weights = (REPOSITORY / facts.path / "model.safetensors").read_bytes()
         assert hashlib.sha256(weights).hexdigest() == facts.digest
         (length,) = struct.unpack("<Q", weights[:8])

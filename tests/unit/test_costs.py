@@ -53,7 +53,7 @@ def some_alleles() -> list[tuple[int, str, str]]:
     """(0-based start, ref, alt): several of a site, neighbours in one token, pairs of all kinds, both ends."""
     rng = random.Random(3)
     found = []
-    for start in (0, 1, 60, 61, 61, 61, 62, 63, 64, 130, 203, 260, 261, 262, 330, len(CONTIG) - 1):
+    for start in (0, 1, 60, 61, 61, 61, 62, 63, 64, 68, 73, 130, 203, 260, 261, 262, 330, len(CONTIG) - 1):
         taken = {alt for at, _, alt in found if at == start}
         found.append((start, CONTIG[start], rng.choice([b for b in "ACGT" if b != CONTIG[start] and b not in taken])))
     found += [(at, CONTIG[at : at + 2], CONTIG[at : at + 2].translate(OTHER)) for at in (66, 120)]
@@ -180,8 +180,9 @@ def test_the_store_is_subtracted_as_the_engine_does(checkpoints, tmp_path, name)
 def test_the_store_is_asked_in_portions_that_add_up(checkpoints, tmp_path, monkeypatch):
     facts, reading = checkpoints("nt-v1"), MODES["default"]
     scheme, store = read_scheme(facts, reading), ScoreStore(tmp_path / "store", "0" * 64, "float32")
-    shard = write_shard(tmp_path / "all", facts, reading, some_alleles(), groups=5)
-    part = write_shard(tmp_path / "part", facts, reading, some_alleles()[:12])
+    alleles = [(at, CONTIG[at], "C" if CONTIG[at] != "C" else "G") for at in range(6, 190, 7)]
+    shard = write_shard(tmp_path / "all", facts, reading, alleles, groups=5)
+    part = write_shard(tmp_path / "part", facts, reading, alleles[:12])
     really(facts, reading, part, tmp_path / "part.parquet", store)
     at_once = count_cost(scheme, [shard], facts.embedding_window, store).cached
     monkeypatch.setattr(costs, "KEYS_HELD", 3)
@@ -297,14 +298,14 @@ def test_nothing_to_score_costs_nothing(checkpoints, tmp_path):
     cost = count_cost(read_scheme(facts, MODES["default"]), [shard], facts.embedding_window)
     assert (cost.alleles, cost.requests, cost.rows, cost.exact) == (0, 0, Rows(), True)
     found = estimated(cost)
-    assert (found.shards, found.device_seconds) == (1, 0)
+    assert (found.shards, found.device_seconds(cost)) == (1, 0)
     assert "cached_share" in costs.as_table(found)
 
 
 def test_the_constants_that_are_kept_twice_agree():
-    from seqprior import embedding
+    from seqprior import adapters, embedding
 
-    assert costs.DISTANCES == embedding.DISTANCES
+    assert costs.BRANCHED == adapters.BRANCHED
     assert costs.ROWS_AHEAD == embedding.ROWS_AHEAD
 
 
@@ -334,9 +335,35 @@ def test_device_hours_are_tokens_by_the_speed_of_their_kind_and_loading_in_each_
     found = estimated(made_up(sites=100_000, pairs=5_000, embeddings=20_000))
     seconds = 1000 + 100 + 100
     assert found.shards == math.ceil(seconds / (600 - 30)) == 3
-    assert found.device_seconds == seconds + 3 * 30
+    assert found.device_seconds(found.cost) == seconds + 3 * 30
     assert found.store_bytes == 300
     assert estimated(made_up(sites=1), stored=False).store_bytes == 0
+
+
+def test_the_background_is_counted_apart_until_it_is_scored():
+    found = estimated(made_up(sites=100), background=made_up(sites=400_000))
+    rows = {row[1]: row[2] for row in found.rows()}
+    assert rows["background_tokens_left"] == 400_000
+    assert rows["background_device_hours"] == pytest.approx((4000 + 30) / 3600)
+    assert rows["tokens_left"] == 100
+    assert found.shards == 1
+    assert found.store_bytes == 200
+    assert {row[1]: row[2] for row in estimated(made_up(sites=100)).rows()}["background_device_hours"] == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (0.5, "share", "50.0 %"),
+        (1_234_567, "tokens", "1,234,567 tokens"),
+        (1_500, "bytes", "1.5 kB"),
+        (2.5e6, "bytes", "2.5 MB"),
+        (12_345_678_901, "bytes", "12.3 GB"),
+        (0.012345, "hours", "0.01235 hours"),
+    ],
+)
+def test_values_are_written_for_people(value, unit, text):
+    assert costs.readable(value, unit) == text
 
 
 def test_a_kind_that_was_not_measured_takes_as_long_as_the_slowest():
@@ -459,6 +486,20 @@ def test_the_speed_is_that_of_the_network(checkpoints):
     for kind, speed in found["tokens_per_second"].items():
         assert 1000 < speed <= 2000, kind  # what remains of the time is the network's own and that of making rows
     assert found["batch_tokens"] == 200
+
+
+def test_planning_that_is_slower_than_the_network_sets_the_speed(checkpoints, monkeypatch):
+    facts, reading = checkpoints("nt-v1"), MODES["default"]
+    scheme, adapter = read_scheme(facts, reading), load_adapter(facts, torch.device("cpu"), "float32", reading)
+    made = probing.make_work
+
+    def slow(scheme, requests):
+        time.sleep(len(requests) / 50)
+        return made(scheme, requests)
+
+    monkeypatch.setattr(probing, "make_work", slow)
+    found = probing.probe(scheme, lambda: adapter, 200, 4.0)
+    assert found["tokens_per_second"]["sites"] < 50 * 2 * 11  # rows of 10 6-mers and a start token, on both strands
 
 
 def test_a_fast_model_is_not_measured_for_longer_than_it_takes(checkpoints):

@@ -155,8 +155,8 @@ def test_outputs_explains_every_info_field_of_the_ranked_vcf():
     assert table_cells(section(page("docs/outputs.md"), "Ranked VCF")) == header
 
 
-def test_scores_explains_the_methods_of_the_adapters_and_no_other():
-    tree = ast.parse(page("scripts/seqprior/adapters.py"))
+def test_scores_explains_the_methods_of_the_schemes_and_no_other():
+    tree = ast.parse(page("scripts/seqprior/plans.py"))
     names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign) and any("_method" in ast.unparse(target) for target in node.targets):

@@ -449,6 +449,15 @@ def uniform(adapter: TokenAdapter) -> TokenAdapter:
             ),
         ),
         ("neox-base", Reading()),
+        pytest.param(
+            "nt-v1",
+            Reading(),
+            marks=pytest.mark.xfail(
+                strict=True,
+                raises=AssertionError,
+                reason="left-over single bases compete with all k-mers, so each costs log 1,025 where all are equal",
+            ),
+        ),
     ],
     ids=str,
 )
@@ -938,6 +947,9 @@ class MemoryStore:
     facts: dict[bytes, np.ndarray] = field(default_factory=dict)
     lookups: int = 0
 
+    def is_empty(self) -> bool:
+        return not self.facts
+
     def lookup(self, keys) -> dict[bytes, np.ndarray]:
         self.lookups += 1
         return {bytes(key): self.facts[bytes(key)] for key in keys if bytes(key) in self.facts}
@@ -964,7 +976,7 @@ def test_what_the_store_knows_is_not_computed_again_and_no_model_is_loaded(model
     again = Scorer(adapter.scheme, never, 4096, 12, store)
     pd.testing.assert_frame_equal(again.score(table, windows), without, rtol=0, atol=1e-5)
     assert again.counts["from_store"] == again.counts["requests"] == first.counts["requests"]
-    assert store.lookups == 2 and again.throughput.tokens == 0, "each run asks for all keys at once"
+    assert store.lookups == 1 and again.throughput.tokens == 0, "all keys are asked for at once, if there are any"
 
 
 @pytest.mark.parametrize("name", ["bidirectional", "esm-base", "dnabert-3", "nt-v1"])

@@ -125,12 +125,17 @@ class Reference:
         return torch.tensor([ids]), lead
 
     @torch.no_grad()
-    def log_probability(self, tokens: list[str], at: int, wanted: str, masked=()) -> float:
-        """log p(wanted) for token `at`, over the tokens of bases."""
+    def log_probability(self, tokens: list[str], at: int, wanted: str, masked=(), among=None) -> float:
+        """log p(wanted) for token `at`, over the tokens of bases or over those of `among`."""
         causal = self.kind.objective == "causal"
         ids, lead = self.row(tokens, masked, end=not causal)
         logits = self.logits(ids)[0, at + lead - int(causal)].double()
-        return (logits[self.number[wanted]] - torch.logsumexp(logits[self.dna], 0)).item()
+        others = self.dna
+        if self.kind.tokenisation == "kmer":  # whole k-mers among k-mers, left-over bases among bases
+            others = [n for t, n in self.number.items() if len(t) == len(wanted) and set(t) <= set("ACGT")]
+        if among is not None:
+            others = [self.number[token] for token in among]
+        return (logits[self.number[wanted]] - torch.logsumexp(logits[others], 0)).item()
 
     def known(self, token: str) -> bool:
         return self.number.get(token, -1) in set(self.dna)
@@ -201,7 +206,12 @@ class Reference:
             for base in range(len(text)):
                 over = [t for t in range(base - k + 1, base + 1) if 0 <= t < len(tokens) and self.known(tokens[t])]
                 if text[base] in "ACGT" and over:
-                    total += sum(self.log_probability(tokens, t, tokens[t], tuple(over)) for t in over) / len(over)
+                    changed = [self.cut(text[:base] + letter + text[base + 1 :]) for letter in "ACGT"]
+                    each = [
+                        self.log_probability(tokens, t, tokens[t], tuple(over), [other[t] for other in changed])
+                        for t in over
+                    ]
+                    total += sum(each) / len(each) + math.log(4)
             return total
         share = k if self.kind.tokenisation == "overlapping-kmer" else 1
         for spot, token in enumerate(tokens):

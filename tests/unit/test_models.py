@@ -1,4 +1,4 @@
-"""The model registry as data."""
+"""The model registry as data. That weights are those of the registry is the business of fetching."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import pytest
 import yaml
 
 from seqprior.errors import BadInput
-from seqprior.models import model_facts, read_registry, verify_weights
+from seqprior.models import model_facts, read_registry
 
 ENTRY = {
     "name": "small 1",
-    "family": "masked-base",
+    "family": "bert",
     "objective": "masked",
     "tokenisation": "single-base",
     "window": 21,
     "embedding_window": 11,
     "path": "models/small",
-    "digest": "0" * 64,
+    "tokens": {"mask": "[MASK]"},
     "parameters": 1,
     "species": "none",
     "licence": "MIT",
@@ -37,18 +37,31 @@ def registry(folder: Path, **changes) -> Path:
 
 
 def test_the_shipped_registry_is_readable_and_its_weights_are_those_it_names(repo):
-    for facts in read_registry(repo / "config" / "models.yaml").values():
+    models = read_registry(repo / "config" / "models.yaml")
+    for facts in models.values():
         assert facts.shares_windows == (facts.objective == "bidirectional")
+        assert bool(facts.hub) != bool(facts.path)
+    shipped = [facts for facts in models.values() if facts.path]
+    assert shipped
+    for facts in shipped:
         weights = repo / facts.path / "model.safetensors"
         assert hashlib.sha256(weights.read_bytes()).hexdigest() == facts.digest
 
 
 def test_an_entry_keeps_its_fields_and_a_checkpoint_replaces_its_path(tmp_path):
-    path = registry(tmp_path, vocabulary={"A": 5})
+    path = registry(tmp_path, vocabulary={"A": 5}, k=3)
     facts = model_facts(path, "small")
     assert (facts.id, facts.path, facts.window, facts.vocabulary) == ("small", Path("models/small"), 21, {"A": 5})
+    assert (facts.k, facts.tokens, facts.downstream) == (3, {"mask": "[MASK]"}, 0)
     assert not facts.shares_windows
     assert model_facts(path, "small", Path("elsewhere")).path == Path("elsewhere")
+
+
+def test_a_model_of_a_hub_has_no_path_before_it_is_fetched_and_the_default_revision(tmp_path):
+    path = registry(tmp_path, hub="owner/name", path=None)
+    facts = model_facts(path, "small")
+    assert (facts.hub, facts.revision, facts.path) == ("owner/name", "main", None)
+    assert model_facts(path, "small", Path("fetched")).path == Path("fetched")
 
 
 def test_an_unknown_model_is_refused_with_the_names_of_the_known_ones(tmp_path):
@@ -88,17 +101,10 @@ def test_embeddings_cannot_be_compared_over_more_than_the_window(tmp_path, embed
         read_registry(registry(tmp_path, embedding_window=embedding_window))
 
 
-def test_weights_pass_if_every_byte_is_as_registered_and_are_refused_by_name_if_not(tmp_path):
-    folder = tmp_path / "small"
-    folder.mkdir()
-    weights = folder / "model.safetensors"
-    weights.write_bytes(b"all these bytes")
-    facts = model_facts(registry(tmp_path, digest=hashlib.sha256(b"all these bytes").hexdigest()), "small", folder)
-    assert verify_weights(facts) == weights
-    weights.write_bytes(b"all those bytes")
-    found = hashlib.sha256(b"all those bytes").hexdigest()
-    with pytest.raises(BadInput, match=f"^{re.escape(str(weights))}: SHA-256 is {found}, the registry says"):
-        verify_weights(facts)
-    weights.unlink()
-    with pytest.raises(BadInput, match=f"^{re.escape(str(weights))}: no such file"):
-        verify_weights(facts)
+@pytest.mark.parametrize(("window", "embedding_window"), [(61, 30), (60, 31)])
+def test_windows_of_kmers_are_whole_numbers_of_them(tmp_path, window, embedding_window):
+    changes = {"tokenisation": "kmer", "k": 6, "window": window, "embedding_window": embedding_window}
+    with pytest.raises(BadInput, match="small: window and embedding_window are not whole numbers of 6-mers"):
+        read_registry(registry(tmp_path, **changes))
+    read_registry(registry(tmp_path, **{**changes, "tokenisation": "overlapping-kmer"}))
+    read_registry(registry(tmp_path, **{**changes, "window": 60, "embedding_window": 30}))

@@ -458,7 +458,25 @@ def test_a_combination_without_a_way_to_score_is_refused(facts, tokenisation, ob
     )
 
 
-# --- flanks and rows ---
+# --- cost, flanks and rows ---
+
+
+@pytest.mark.parametrize("name", [*TOKENS, "nt-v2"])
+@pytest.mark.parametrize("reading", [Reading(), ONE_PASS, EXACT])
+def test_the_passes_of_a_request_are_about_its_rows(facts, name, reading):
+    scheme = read_scheme(facts(name), reading)
+    seen = 0
+    for alt in (changed(PAIRS, 30), PAIRS[30] + "AC"):
+        plan = scheme.plan(PAIRS, 30, PAIRS[30], alt)
+        if plan is None:
+            continue
+        seen += 1
+        rows = len({part.row.identity for part in scheme.parts(plan.alt)})
+        if KINDS[name].tokenisation == "bpe":  # pieces have several bases, which is known only after tokenisation
+            assert rows <= scheme.passes(plan.alt)
+        else:
+            assert scheme.passes(plan.alt) == pytest.approx(rows, rel=0.2)
+    assert seen
 
 
 def test_flanks_keep_the_frame_of_the_window_and_the_size_of_the_haplotype(facts):

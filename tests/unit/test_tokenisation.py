@@ -319,7 +319,8 @@ def test_a_vocabulary_that_is_no_text_is_refused(tmp_path):
 def test_a_special_token_that_the_vocabulary_lacks_is_refused_by_role(role):
     refused(
         facts("single-base", numbered(BASES), tokens={**BERT_TOKENS, role: "<gone>"}),
-        f".: the vocabulary of m has no {role} token '<gone>'; correct tokens in the model registry or restore the files",
+        f".: the vocabulary of m has no {role} token '<gone>'; correct tokens in the model registry or restore "
+        "the files",
     )
 
 
@@ -386,8 +387,7 @@ def test_byte_pairs_that_map_bases_to_unknown_are_refused(tmp_path):
     )
     refused(
         facts("bpe", {}, folder=tmp_path),
-        f"{tmp_path / 'tokenizer.json'}: the tokeniser of m maps A, C, G and T to unknown; check that it is a tokeniser "
-        "of DNA",
+        f"{tmp_path / 'tokenizer.json'}: the tokeniser of m maps A, C, G and T to unknown; check that it is one of DNA",
     )
 
 

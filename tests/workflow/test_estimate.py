@@ -8,13 +8,20 @@ import json
 import pytest
 from small_project import MODEL, Project
 
-SCORING = {"score_variants", "calibrate_scores", "gather_scores", "rank_variants", "draw_background"}
+SCORING = {"score_variants", "calibrate_scores", "gather_scores", "rank_variants"}
 
 
 @pytest.fixture(scope="module")
 def project(untouched, tmp_path_factory) -> Project:
     """A project of which these tests are steps, in order."""
     return untouched.copy(tmp_path_factory.mktemp("estimate") / "project")
+
+
+def planned(project: Project) -> dict[str, int]:
+    """Jobs of an estimate by rule, without the target itself."""
+    jobs = project.planned("estimate")
+    jobs.pop("estimate", None)
+    return jobs
 
 
 def values(project: Project) -> dict[str, float]:
@@ -26,9 +33,9 @@ def values(project: Project) -> dict[str, float]:
 
 
 def test_an_estimate_takes_no_scoring_and_is_printed(project):
-    planned = project.planned("estimate")
-    assert planned["probe_model"] == planned["estimate_cost"] == 1
-    assert not planned.keys() & SCORING
+    jobs = planned(project)
+    assert jobs["probe_model"] == jobs["estimate_cost"] == 1
+    assert not jobs.keys() & SCORING
     output = project.run("estimate")
     found = values(project)
     assert not (project.results / "shards").exists()
@@ -55,27 +62,29 @@ def test_a_second_estimate_does_nothing(project):
 
 def test_another_cohort_is_not_measured_again(project):
     other = Project(project.folder, project.snakefile, {**project.config, "cohort": "c2"})
-    planned = other.planned("estimate")
-    assert planned["estimate_cost"] == 1
-    assert "probe_model" not in planned
+    jobs = planned(other)
+    assert jobs["estimate_cost"] == 1
+    assert "probe_model" not in jobs
 
 
 def test_another_number_format_is_measured_again(project):
     other = Project(project.folder, project.snakefile, {**project.config, "scoring": {"dtype": "bfloat16"}})
-    assert other.planned("estimate") == {"probe_model": 1, "estimate_cost": 1}
+    assert planned(other) == {"probe_model": 1, "estimate_cost": 1}
 
 
 def test_what_was_scored_is_found_in_the_store(project):
-    score = [f"results/c1/shards/{MODEL}/{shard}.parquet" for shard in ("0000", "0001")]
+    folders = ["results/c1", "results/shared/made.up/background"]
+    score = [f"{folder}/shards/{MODEL}/{shard}.parquet" for folder in folders for shard in ("0000", "0001")]
     before = values(project)
     project.run(*score)
-    assert project.planned("estimate") == {"estimate_cost": 1}
+    assert planned(project) == {"estimate_cost": 1}
     project.run("estimate")
     after = values(project)
     assert after["cached_share"] == 1
     assert after["requests_cached"] == after["requests"] == before["requests"]
     assert after["tokens_left"] == after["device_hours"] == after["store_bytes"] == 0
     assert after["tokens"] == before["tokens"]
+    assert after["background_device_hours"] == 0 < before["background_device_hours"]
     assert after["shards"] == 2  # another number would score both anew
     assert "Nothing to be done" in project.run("estimate")
 
