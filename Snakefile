@@ -14,6 +14,7 @@ if not workflow.overwrite_configfiles:  # the demo; what a user leaves out of an
 
 
 include: "rules/common.smk"
+include: "rules/registry.smk"
 include: "rules/models.smk"
 include: "rules/reference.smk"
 include: "rules/variants.smk"

@@ -55,6 +55,7 @@ def shard_count():
 
 
 SHARDS = [f"{number:04d}" for number in range(shard_count())]
+BACKGROUND_SHARDS = ["0000", "0001"]  # of all cohorts alike, so that none of them cuts it anew
 
 # Where seqprior is a module of another workflow, that one's rules may make the input files.
 SEQPRIOR = os.path.dirname(workflow.current_basedir.get_path_or_uri(secret_free=True))
@@ -130,4 +131,4 @@ def library(*names):
 
 # Library files of every job that asks a model.
 ENGINE = ("errors", "files", "columns", "sequence", "models", "fetching", "claims", "device", "shards", "tokenisation")
-ENGINE += ("plans", "batching", "bidirectional", "gated_esm", "mosaic_bert", "networks", "adapters", "loading")
+ENGINE += ("plans", "work", "batching", "bidirectional", "gated_esm", "mosaic_bert", "networks", "adapters", "loading")

@@ -60,6 +60,7 @@ rule estimate_cost:
             "shards",
             "tokenisation",
             "plans",
+            "work",
             "costs",
             "store",
         ),
@@ -67,7 +68,7 @@ rule estimate_cost:
         manifests=expand(rules.fetch_model.output.manifest, model=MODELS),
         probes=expand(rules.probe_model.output.probe, model=MODELS),
         windows=expand(f"results/{COHORT}/windows/{{model}}/{{shard}}", model=MODELS, shard=SHARDS),
-        background=expand(f"{BACKGROUND}/windows/{{model}}/{{shard}}", model=MODELS, shard=SHARDS),
+        background=expand(f"{BACKGROUND}/windows/{{model}}/{{shard}}", model=MODELS, shard=BACKGROUND_SHARDS),
     output:
         tsv=f"results/{COHORT}/estimate.tsv",
         json=f"results/{COHORT}/estimate.json",

@@ -34,7 +34,7 @@ rule calibrate_scores:
     input:
         cli=script("calibrate_scores.py"),
         lib=library("errors", "files", "columns", "contigs", "sequence", "vcf", "variants", "calibration"),
-        shards=[f"{BACKGROUND}/shards/{{model}}/{shard}.parquet" for shard in SHARDS],
+        shards=[f"{BACKGROUND}/shards/{{model}}/{shard}.parquet" for shard in BACKGROUND_SHARDS],
         consequences=f"{BACKGROUND}/consequences.parquet",
         fasta=FASTA,
     output:

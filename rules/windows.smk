@@ -19,6 +19,8 @@ rule extract_windows:
         "logs/{base}/extract_windows.{model}.log",
     benchmark:
         "logs/{base}/extract_windows.{model}.benchmark.tsv"
+    wildcard_constraints:
+        base=re.escape(f"results/{COHORT}"),
     conda:
         "../envs/windows.yaml"
     resources:
@@ -33,3 +35,10 @@ rule extract_windows:
         " --model {wildcards.model:q} --max-unknown-share {params.max_unknown_share}"
         " --marginals {params.marginals} --pseudo-likelihood {params.pseudo_likelihood}"
         " --shards {output.shards:q} 2>&1 | tee {log:q} >&2"
+
+
+use rule extract_windows as extract_background_windows with:
+    output:
+        shards=[directory(f"{{base}}/windows/{{model}}/{shard}") for shard in BACKGROUND_SHARDS],
+    wildcard_constraints:
+        base=re.escape(BACKGROUND),

@@ -53,8 +53,8 @@ def main() -> None:
         embedding_window = None if args.no_embeddings else facts.embedding_window
         scheme = read_scheme(facts, reading)
         cost, background = count_cost(scheme, shards, embedding_window, store), None
-        if args.background and not all(scored(args.background / "shards" / model, args.shards)):
-            folders = [args.background / "windows" / model / shard for shard in args.shards]
+        folders = sorted((args.background / "windows" / model).iterdir()) if args.background else []
+        if not all(scored(args.background / "shards" / model, [folder.name for folder in folders])):
             background = count_cost(scheme, folders, None, store)
         estimates.append(
             estimate(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +19,13 @@ from seqprior.bidirectional import PAD_CODE, BidirectionalConfig, BidirectionalC
 from seqprior.errors import BadInput
 from seqprior.models import ModelFacts, read_config
 from seqprior.networks import FAMILIES, load_network, read_weights, require_all_weights
-from seqprior.plans import Reading, Request, Row, Scheme, Work, make_work, read_scheme
+from seqprior.plans import Reading, Request, Row, Scheme, read_scheme
 from seqprior.sequence import encode
 from seqprior.sequence import reverse_complement as other_strand
 from seqprior.tokenisation import Tokeniser
+from seqprior.work import Pack, Work, make_packs, make_work
 
 HEAD_ELEMENTS = 2**25  # logits that are held at a time
-BRANCHED = 2  # times its length that a row may grow to by the branches of others
 
 
 class Adapter(ABC):
@@ -180,16 +179,6 @@ def known_base_sum(logs: Tensor, codes: Tensor) -> Tensor:
     return (picked * known).sum(-1, dtype=torch.float64)  # differences of long sums: float32 would show in LLRs
 
 
-@dataclass(slots=True)
-class Pack:
-    """Rows that share a prefix, as one input: the prefix once, then the rest of each row, blind to one another."""
-
-    rows: list[int]
-    prefix: int
-    starts: list[int]
-    length: int
-
-
 class TokenAdapter(Adapter):
     """A masked or causal language model over tokens of any kind."""
 
@@ -202,7 +191,7 @@ class TokenAdapter(Adapter):
 
     def answer(self, batcher: Batcher, work: Work) -> np.ndarray:
         results = work.constants.copy()
-        packs = self._packs(work.rows)
+        packs = make_packs(work.rows, self.branches)
 
         def compute(numbers: list[int]) -> None:
             chosen = [packs[number] for number in numbers]
@@ -214,31 +203,6 @@ class TokenAdapter(Adapter):
 
         batcher.run([pack.length for pack in packs], compute)
         return results.astype(np.float32)
-
-    def _packs(self, rows: list[Row]) -> list[Pack]:
-        """Rows of one prefix together, where the network can tell branches apart; else each row on its own."""
-        if not self.branches:
-            return [Pack([number], 0, [0], len(row)) for number, row in enumerate(rows)]
-        shared: dict[bytes, list[int]] = {}
-        packs = []
-        for number, row in enumerate(rows):
-            if row.prefix:
-                shared.setdefault(row.ids[: row.prefix].tobytes(), []).append(number)
-            else:
-                packs.append(Pack([number], 0, [0], len(row)))
-        for numbers in shared.values():
-            prefix = rows[numbers[0]].prefix
-            pack = Pack([], prefix, [], prefix)
-            for number in numbers:
-                length = len(rows[number]) - prefix
-                if pack.rows and pack.length + length > BRANCHED * len(rows[number]):
-                    packs.append(pack)
-                    pack = Pack([], prefix, [], prefix)
-                pack.rows.append(number)
-                pack.starts.append(pack.length)
-                pack.length += length
-            packs.append(pack)
-        return packs
 
     def _read(self, packs: list[Pack], work: Work) -> Tensor:
         """One forward pass: the weighted sums that each part of each row reads, float64 (parts, C)."""
@@ -276,7 +240,7 @@ class TokenAdapter(Adapter):
             logs = torch.cat([group.log_softmax(-1) for group in groups], 1)
             picked[chosen] = logs[read_of[chosen] - chunk * step].gather(1, picks[chosen]).double()
         among = self._sent(np.concatenate(own))
-        if among[0] >= 0:
+        if len(among) and among[0] >= 0:
             picked = picked.log_softmax(1).gather(1, among[:, None])
         sums = torch.zeros((at, picked.shape[1]), dtype=torch.float64, device=self.device)
         return sums.index_add_(0, owner, picked * scale[:, None])

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING
 
 from seqprior.columns import Reason, Status
 from seqprior.errors import BadInput
-from seqprior.plans import DISTANCES, Request, Scheme
+from seqprior.plans import Request, Scheme
 from seqprior.sequence import reverse_complement
 from seqprior.shards import read_groups
+from seqprior.work import DISTANCES, make_packs, make_work, plan_group, portions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,8 +35,6 @@ log = logging.getLogger(__name__)
 KINDS = ("sites", "pairs", "embeddings")
 SAMPLE_ALLELES = 20_000  # of which token rows are counted
 SAMPLE_PASSES = 400_000  # of one kind, at which its sample ends: exact likelihoods take a pass for every token
-ROWS_AHEAD = 2**22  # bases of requests whose rows are distinct among themselves only, as in the engine
-BRANCHED = 2  # length of an input with branches, in lengths of a row, at most, as in the engine
 KEYS_HELD = 500_000  # looked up in the store at a time
 FACT_BYTES = 16 + 4 + 2  # of a stored answer beside its numbers: key, length, levels and checksums
 SCORE_BYTES = 80  # of a row of scores: seven numbers that hardly compress, and the allele
@@ -140,32 +139,17 @@ def asked(
     Args:
         first: number of `windows`' first. embedding_window: bases over which embeddings are compared; None for none.
     """
-    group = Asked()
-    columns = frame[["chrom", "pos", "window", "offset", "ref", "alt", "status", "reason"]]
-    for chrom, pos, number, offset, ref, alt, status, reason in columns.itertuples(index=False, name=None):
-        if status != Status.SCORED:
-            group.reasons[str(reason)] += 1
-            continue
-        window, at = windows[int(number) - first], int(offset)
-        plan = scheme.plan(window, at, ref, alt)
-        if plan is None:
-            group.reasons[str(Reason.NOT_EVALUABLE_BY_MODEL)] += 1
-            continue
-        group.evaluable += 1
-        group.pairs += plan.alt != plan.ref
-        if len(ref) == len(alt) == 1:
-            group.substitutions.append((chrom, pos))
-        group.add(plan.alt, plan.ref)
-        if embedding_window is not None:
-            group.add(distance_request(scheme, window, at, ref, alt, embedding_window))
+    planned = plan_group(scheme, frame, windows, first, embedding_window)
+    group = Asked(evaluable=len(planned.rows), pairs=sum(plan.alt != plan.ref for plan in planned.plans))
+    group.add(*planned.requests)
+    skipped = frame["status"] != Status.SCORED
+    group.reasons.update(map(str, frame.loc[skipped, "reason"]))
+    if refused := int((~skipped).sum()) - group.evaluable:
+        group.reasons[str(Reason.NOT_EVALUABLE_BY_MODEL)] += refused
+    scored = frame.iloc[planned.rows]
+    single = scored[(scored["ref"].str.len() == 1) & (scored["alt"].str.len() == 1)]
+    group.substitutions = list(zip(single["chrom"], single["pos"], strict=True))
     return group
-
-
-def distance_request(scheme: Scheme, window: str, offset: int, ref: str, alt: str, size: int) -> Request:
-    """The request for the distance of both haplotypes' embeddings, within `size` bases around the allele."""
-    left, right = scheme.haplotype_flanks(offset, max(len(ref), len(alt)), size)
-    end = offset + len(ref)
-    return Request(DISTANCES, f"{window[offset - left : offset]} {ref} {alt} {window[end : end + right]}", (), 2)
 
 
 def kind_of(scheme: Scheme, kind: str) -> str:
@@ -178,27 +162,16 @@ def kind_of(scheme: Scheme, kind: str) -> str:
 def rows_of(scheme: Scheme, requests: Iterable[Request]) -> Rows:
     """The distinct rows that answer requests of one kind and width which are asked together."""
     total = Rows()
-    for portion in _portions(scheme, requests):
+    for portion in portions(list(requests), scheme.passes):
         if portion[0].kind == DISTANCES:
             total += _embedded(scheme, portion)
         elif scheme.facts.objective == "bidirectional":
             total += _whole_sequences(portion, shared=portion[0].kind == scheme.site_method)
         else:
-            total += _token_rows(scheme, portion)
+            branches = scheme.facts.objective == "causal" and scheme.facts.family != "remote-code"
+            packs = make_packs(make_work(scheme, portion).rows, branches)
+            total += Rows(len(packs), sum(pack.length for pack in packs))
     return total
-
-
-def _portions(scheme: Scheme, requests: Iterable[Request]) -> Iterator[list[Request]]:
-    portion: list[Request] = []
-    bases = 0
-    for request in requests:
-        portion.append(request)
-        bases += len(request.sequence) * scheme.passes(request)
-        if bases >= ROWS_AHEAD:
-            yield portion
-            portion, bases = [], 0
-    if portion:
-        yield portion
 
 
 def _embedded(scheme: Scheme, requests: Sequence[Request]) -> Rows:
@@ -220,47 +193,6 @@ def _whole_sequences(requests: Sequence[Request], shared: bool) -> Rows:
     if shared:
         sequences = list(set(sequences))
     return Rows(len(sequences), sum(map(len, sequences)))
-
-
-def _token_rows(scheme: Scheme, requests: Sequence[Request]) -> Rows:
-    """Distinct rows; those of one prefix are branches of few inputs where the network can hold them apart."""
-    branches = scheme.facts.objective == "causal" and scheme.facts.family != "remote-code"
-    seen: set[bytes] = set()
-    after: dict[bytes, tuple[int, list[int]]] = {}  # the length of each prefix, and of what follows it in each row
-    total = Rows()
-    for request in requests:
-        for part in scheme.parts(request):
-            row = part.row
-            identity = _short(row.ids.tobytes(), repr((row.masked, row.prefix)).encode())
-            if identity in seen:
-                continue
-            seen.add(identity)
-            if branches and row.prefix:
-                prefix = _short(row.ids[: row.prefix].tobytes())
-                after.setdefault(prefix, (row.prefix, []))[1].append(len(row) - row.prefix)
-            else:
-                total += Rows(1, len(row))
-    return sum((_branched(prefix, lengths) for prefix, lengths in after.values()), total)
-
-
-def _branched(prefix: int, lengths: Sequence[int]) -> Rows:
-    """Rows of one prefix in as few inputs as the engine makes of them: none much longer than its last row alone."""
-    inputs = [prefix]
-    for length in lengths:
-        if inputs[-1] > prefix and inputs[-1] + length > BRANCHED * (prefix + length):
-            inputs.append(prefix)
-        inputs[-1] += length
-    return Rows(len(inputs), sum(inputs))
-
-
-def _short(*texts: bytes) -> bytes:
-    """16 bytes for what would take kilobytes."""
-    from hashlib import blake2b
-
-    found = blake2b(digest_size=16)
-    for text in texts:
-        found.update(len(text).to_bytes(8, "little") + text)
-    return found.digest()
 
 
 @dataclass

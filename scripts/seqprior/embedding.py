@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,8 +24,9 @@ from seqprior.adapters import Adapter, strand_states
 from seqprior.batching import Batcher, Progress, Throughput, ahead
 from seqprior.columns import SCORES, Reason, Status
 from seqprior.files import written_whole
-from seqprior.plans import DISTANCES, Plan, Request, Scheme, Work, make_work
+from seqprior.plans import Plan, Request, Scheme
 from seqprior.shards import read_groups
+from seqprior.work import DISTANCES, Group, Work, make_work, plan_group, portions
 
 if TYPE_CHECKING:
     from seqprior.store import ScoreStore
@@ -33,57 +34,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HELD_BASES = {"cpu": 16_384, "cuda": 131_072}  # whose states are held at a time for distances
-ROWS_AHEAD = 2**22  # bases of requests that are turned into token rows at a time
 CHECKED = 64  # alleles whose LLR is computed exactly too, to measure the error of an approximation
 NUMBERS = [name for name in SCORES if name not in ("variant_id", "chrom", "pos", "ref", "alt", "method")][:-2]
-
-
-@dataclass
-class Group:
-    """Alleles that are scored together.
-
-    Attributes:
-        frame: rows of `shards.ALLELE_COLUMNS`. rows: those of it that have a plan. plans: one for each of these.
-        requests: each distinct request once. distances: request of each planned row, if they are wanted.
-        known: answers from the store.
-    """
-
-    frame: pd.DataFrame
-    rows: list[int]
-    plans: list[Plan]
-    requests: dict[Request, None]
-    distances: list[Request] = field(default_factory=list)
-    known: dict[Request, np.ndarray] = field(default_factory=dict)
-
-
-def plan_group(
-    scheme: Scheme, frame: pd.DataFrame, windows: Sequence[str], first: int, embedding_window: int | None
-) -> Group:
-    """What has to be asked for a group of alleles; `first` is the number of `windows`' first."""
-    group = Group(frame, [], [], {})
-    columns = frame[["window", "offset", "ref", "alt", "status"]].itertuples(index=False, name=None)
-    for row, (window, offset, ref, alt, status) in enumerate(columns):
-        if status != Status.SCORED:
-            continue
-        text, at = windows[int(window) - first], int(offset)
-        plan = scheme.plan(text, at, ref, alt)
-        if plan is None:
-            continue
-        group.rows.append(row)
-        group.plans.append(plan)
-        group.requests[plan.alt] = group.requests[plan.ref] = None
-        if embedding_window is not None:
-            request = distance_request(scheme, text, at, ref, alt, embedding_window)
-            group.requests[request] = None
-            group.distances.append(request)
-    return group
-
-
-def distance_request(scheme: Scheme, window: str, offset: int, ref: str, alt: str, size: int) -> Request:
-    """Distances of the embeddings of both haplotypes, within `size` bases around the allele."""
-    left, right = scheme.haplotype_flanks(offset, max(len(ref), len(alt)), size)
-    before, after = window[offset - left : offset], window[offset + len(ref) : offset + len(ref) + right]
-    return Request(DISTANCES, f"{before} {ref} {alt} {after}", (), 2)
 
 
 def distances(adapter: Adapter, batcher: Batcher, requests: Sequence[Request]) -> np.ndarray:
@@ -315,20 +267,6 @@ def _by_strand(plan: Plan, answers: dict[Request, np.ndarray]) -> np.ndarray:
     """LLR of both strands, float64 (2,)."""
     alternate, reference = answers[plan.alt][:, plan.alt_entry], answers[plan.ref][:, plan.ref_entry]
     return alternate.astype(np.float64) - reference
-
-
-def portions(requests: Sequence[Request], passes: Callable[[Request], int]) -> Iterator[list[Request]]:
-    """The requests in portions whose token rows fit into memory together."""
-    portion: list[Request] = []
-    bases = 0
-    for request in requests:
-        portion.append(request)
-        bases += len(request.sequence) * passes(request)
-        if bases >= ROWS_AHEAD:
-            yield portion
-            portion, bases = [], 0
-    if portion:
-        yield portion
 
 
 def entropy(logs: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import blake2b
 
@@ -26,7 +26,6 @@ from seqprior.shards import Cutter
 from seqprior.tokenisation import LOG_4, OverlappingKmer, Tokeniser, Tokens, load_tokeniser
 
 REQUEST_VERSION = 1  # to be raised when a request of the same identity would get another answer
-DISTANCES = "embedding_distance"  # kind of the requests for distances between two haplotypes' states
 MAX_SPAN = 32  # byte-pair tokens that may be masked together; more is no longer a local change
 
 
@@ -596,43 +595,6 @@ class Causal(Scheme):
                 1.0,
                 float(-self.tokeniser.chance[outcomes].sum()),
             )
-
-
-@dataclass
-class Work:
-    """Requests of one kind and width as distinct token rows: what can be made ready before the model is free.
-
-    Attributes:
-        rows: distinct rows. reads: for each row the parts that are read from it.
-        parts: all parts. owner: request of each part.
-        constants: float64 (requests, 2, width), what answers hold before anything is read.
-    """
-
-    requests: list[Request]
-    constants: np.ndarray
-    rows: list[Row] = field(default_factory=list)
-    reads: list[list[int]] = field(default_factory=list)
-    parts: list[Part] = field(default_factory=list)
-    owner: list[int] = field(default_factory=list)
-
-
-def make_work(scheme: Scheme, requests: list[Request]) -> Work:
-    """The rows of some requests; none where no token row answers them (seqprior's own network, distances)."""
-    work = Work(requests, np.zeros((len(requests), 2, requests[0].width)))
-    if scheme.tokeniser is None or requests[0].kind == DISTANCES:
-        return work
-    number_of: dict[tuple, int] = {}
-    for number, request in enumerate(requests):
-        for part in scheme.parts(request):
-            row = number_of.setdefault(part.row.identity, len(work.rows))
-            if row == len(work.rows):
-                work.rows.append(part.row)
-                work.reads.append([])
-            work.reads[row].append(len(work.parts))
-            work.parts.append(part)
-            work.owner.append(number)
-            work.constants[number, part.strand] += part.constant
-    return work
 
 
 SCHEMES: dict[tuple[str, str], type[Scheme]] = {

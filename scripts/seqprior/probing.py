@@ -17,11 +17,12 @@ import torch
 
 from seqprior.adapters import Adapter
 from seqprior.batching import Batcher
-from seqprior.costs import KINDS, ROWS_AHEAD, asked, distance_request, kind_of
+from seqprior.costs import KINDS, asked, kind_of
 from seqprior.embedding import distances
 from seqprior.errors import BadInput
-from seqprior.plans import DISTANCES, Request, Scheme, make_work
+from seqprior.plans import Request, Scheme
 from seqprior.shards import read_groups
+from seqprior.work import DISTANCES, ROWS_AHEAD, distance_request, make_work
 
 log = logging.getLogger(__name__)
 

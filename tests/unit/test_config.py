@@ -232,7 +232,7 @@ def test_the_wrong_entries_have_one_fault_each(registry_schema):
 
 def test_the_entry_of_the_usage_page_is_valid(registry_schema):
     blocks = re.findall(r"```yaml\n(models:\n.*?)```", (REPOSITORY / "docs" / "usage.md").read_text(), re.DOTALL)
-    entries = [yaml.safe_load(block) for block in blocks if "digest:" in block]
+    entries = [yaml.safe_load(block) for block in blocks if "family:" in block]
     assert len(entries) == 1
     jsonschema.validate(entries[0], registry_schema)
     assert entries[0]["models"].popitem()[1]["objective"] == "masked"

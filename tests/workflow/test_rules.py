@@ -16,6 +16,9 @@ SCRIPTS = REPOSITORY / "scripts"
 RULES = sorted((REPOSITORY / "rules").glob("*.smk"))
 SNAKEFILES = [REPOSITORY / "Snakefile", REPOSITORY / "workflow" / "Snakefile", *RULES]
 HEAVY = ("torch", "transformers", "pandas", "pysam", "numpy")
+ENGINE = re.findall(
+    r'"(\w+)"', "".join(re.findall(r"^ENGINE \+?= (.*)$", (REPOSITORY / "rules/common.smk").read_text(), re.M))
+)
 RULE = re.compile(r"^rule (\w+):\n(.*?)(?=^\S|\Z)", re.MULTILINE | re.DOTALL)
 
 
@@ -27,7 +30,8 @@ def declared() -> dict[str, tuple[str, list[str]]]:
             script = re.search(r'cli=script\("([\w.]+)"\)', body)
             library = re.search(r"lib=library\(([^)]*)\)", body)
             if script or library:
-                found[name] = (script[1], re.findall(r'"(\w+)"', library[1]))
+                engine = ENGINE if "*ENGINE" in library[1] else []
+                found[name] = (script[1], [*engine, *re.findall(r'"(\w+)"', library[1])])
     return found
 
 
@@ -98,7 +102,17 @@ def test_rule_files_import_nothing_heavy(path):
 def test_paths_and_texts_in_shell_commands_are_quoted(path):
     """Numbers and words of a closed list may go bare: they hold no space."""
     bare = {"max_allele_length", "max_mismatch_share", "max_unknown_share", "source", "device", "dtype", "batch_tokens"}
-    bare |= {"pseudo_likelihood", "marginals", "compiled", "embeddings", "blocks", "block_length", "others", "seed", "top"}
+    bare |= {
+        "pseudo_likelihood",
+        "marginals",
+        "compiled",
+        "embeddings",
+        "blocks",
+        "block_length",
+        "others",
+        "seed",
+        "top",
+    }
     for name, body in RULE.findall(path.read_text()):
         command = body.partition("shell:")[2]
         for field in re.findall(r"\{([^}]+)\}", command):

@@ -1,0 +1,158 @@
+"""From alleles to what a network is fed: torch-free, so that a job can be made ready, and costed, without a model.
+
+A group of alleles is planned as distinct requests; requests of one kind become distinct token rows; rows that share a
+prefix become one input with branches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from seqprior.columns import Status
+from seqprior.plans import Part, Plan, Request, Row, Scheme
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DISTANCES = "embedding_distance"  # kind of the requests for distances between two haplotypes' states
+ROWS_AHEAD = 2**22  # bases of requests that are turned into token rows at a time
+BRANCHED = 3  # times its length that a row may grow to by the branches of others
+
+
+@dataclass
+class Group:
+    """Alleles that are scored together.
+
+    Attributes:
+        frame: rows of `shards.ALLELE_COLUMNS`. rows: those of it that have a plan. plans: one for each of these.
+        requests: each distinct request once. distances: request of each planned row, if they are wanted.
+        known: answers from the store.
+    """
+
+    frame: pd.DataFrame
+    rows: list[int]
+    plans: list[Plan]
+    requests: dict[Request, None]
+    distances: list[Request] = field(default_factory=list)
+    known: dict[Request, np.ndarray] = field(default_factory=dict)
+
+
+def plan_group(
+    scheme: Scheme, frame: pd.DataFrame, windows: Sequence[str], first: int, embedding_window: int | None
+) -> Group:
+    """What has to be asked for a group of alleles; `first` is the number of `windows`' first."""
+    group = Group(frame, [], [], {})
+    columns = frame[["window", "offset", "ref", "alt", "status"]].itertuples(index=False, name=None)
+    for row, (window, offset, ref, alt, status) in enumerate(columns):
+        if status != Status.SCORED:
+            continue
+        text, at = windows[int(window) - first], int(offset)
+        plan = scheme.plan(text, at, ref, alt)
+        if plan is None:
+            continue
+        group.rows.append(row)
+        group.plans.append(plan)
+        group.requests[plan.alt] = group.requests[plan.ref] = None
+        if embedding_window is not None:
+            request = distance_request(scheme, text, at, ref, alt, embedding_window)
+            group.requests[request] = None
+            group.distances.append(request)
+    return group
+
+
+def distance_request(scheme: Scheme, window: str, offset: int, ref: str, alt: str, size: int) -> Request:
+    """Distances of the embeddings of both haplotypes, within `size` bases around the allele."""
+    left, right = scheme.haplotype_flanks(offset, max(len(ref), len(alt)), size)
+    before, after = window[offset - left : offset], window[offset + len(ref) : offset + len(ref) + right]
+    return Request(DISTANCES, f"{before} {ref} {alt} {after}", (), 2)
+
+
+def portions(requests: Sequence[Request], passes: Callable[[Request], int]) -> Iterator[list[Request]]:
+    """The requests in portions whose token rows fit into memory together."""
+    portion: list[Request] = []
+    bases = 0
+    for request in requests:
+        portion.append(request)
+        bases += len(request.sequence) * passes(request)
+        if bases >= ROWS_AHEAD:
+            yield portion
+            portion, bases = [], 0
+    if portion:
+        yield portion
+
+
+@dataclass
+class Work:
+    """Requests of one kind and width as distinct token rows: what can be made ready before the model is free.
+
+    Attributes:
+        rows: distinct rows. reads: for each row the parts that are read from it.
+        parts: all parts. owner: request of each part.
+        constants: float64 (requests, 2, width), what answers hold before anything is read.
+    """
+
+    requests: list[Request]
+    constants: np.ndarray
+    rows: list[Row] = field(default_factory=list)
+    reads: list[list[int]] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
+    owner: list[int] = field(default_factory=list)
+
+
+def make_work(scheme: Scheme, requests: list[Request]) -> Work:
+    """The rows of some requests; none where no token row answers them (seqprior's own network, distances)."""
+    work = Work(requests, np.zeros((len(requests), 2, requests[0].width)))
+    if scheme.tokeniser is None or requests[0].kind == DISTANCES:
+        return work
+    number_of: dict[tuple, int] = {}
+    for number, request in enumerate(requests):
+        for part in scheme.parts(request):
+            row = number_of.setdefault(part.row.identity, len(work.rows))
+            if row == len(work.rows):
+                work.rows.append(part.row)
+                work.reads.append([])
+            work.reads[row].append(len(work.parts))
+            work.parts.append(part)
+            work.owner.append(number)
+            work.constants[number, part.strand] += part.constant
+    return work
+
+
+@dataclass(slots=True)
+class Pack:
+    """Rows that share a prefix, as one input: the prefix once, then the rest of each row, blind to one another."""
+
+    rows: list[int]
+    prefix: int
+    starts: list[int]
+    length: int
+
+
+def make_packs(rows: Sequence[Row], branches: bool) -> list[Pack]:
+    """Rows of one prefix together, where the network can tell `branches` apart; else each row on its own."""
+    if not branches:
+        return [Pack([number], 0, [0], len(row)) for number, row in enumerate(rows)]
+    shared: dict[bytes, list[int]] = {}
+    packs = []
+    for number, row in enumerate(rows):
+        if row.prefix:
+            shared.setdefault(row.ids[: row.prefix].tobytes(), []).append(number)
+        else:
+            packs.append(Pack([number], 0, [0], len(row)))
+    for numbers in shared.values():
+        prefix = rows[numbers[0]].prefix
+        pack = Pack([], prefix, [], prefix)
+        for number in numbers:
+            length = len(rows[number]) - prefix
+            if pack.rows and pack.length + length > BRANCHED * len(rows[number]):
+                packs.append(pack)
+                pack = Pack([], prefix, [], prefix)
+            pack.rows.append(number)
+            pack.starts.append(pack.length)
+            pack.length += length
+        packs.append(pack)
+    return packs
