@@ -35,7 +35,7 @@ REASON_TEXT = {
     Reason.AMBIGUOUS_BASE: "the allele has a letter other than A, C, G, T",
     Reason.ALLELE_TOO_LONG: "the allele is longer than scoring.max_allele_length",
     Reason.WINDOW_AMBIGUOUS: "too much of the reference around the allele is unknown",
-    Reason.NOT_EVALUABLE_BY_MODEL: "the model has no score for this kind of allele",
+    Reason.NOT_EVALUABLE_BY_MODEL: "the model has no score for this allele",
     Reason.MALFORMED_RECORD: "the record cannot be read",
     Reason.NO_ALTERNATE_ALLELE: "the record has no alternate allele that differs from REF",
 }
