@@ -29,12 +29,15 @@ def load_model(name: str):
     """Facts and adapter of a registered model on the CPU, in float32."""
     from dataclasses import replace
 
+    import torch
+
     from seqprior.adapters import load_adapter
     from seqprior.models import model_facts
+    from seqprior.plans import Reading
 
     facts = model_facts(REGISTRY, name)
     facts = replace(facts, path=ROOT / facts.path)
-    return facts, load_adapter(facts, "cpu", "float32", exact=False)
+    return facts, load_adapter(facts, torch.device("cpu"), "float32", Reading())
 
 
 def marginals(adapter, reach: int, codes, start: int, end: int):
@@ -49,7 +52,7 @@ def marginals(adapter, reach: int, codes, start: int, end: int):
     with torch.inference_mode():
         for first in range(start, end, TILE):
             last, lower = min(first + TILE, end), max(first - reach, 0)
-            window = adapter.to_device(codes[lower : last + reach][None])
+            window = torch.from_numpy(codes[lower : last + reach][None].astype(np.int64))
             offsets = torch.arange(first - lower, last - lower)
             strands = adapter.marginals(window, torch.zeros_like(offsets), offsets)
             pieces.append(strands.mean(1).log_softmax(-1).numpy())

@@ -1,33 +1,28 @@
-"""How fast the engine scores with published architectures beside plain scripts, on random weights.
+"""How fast the engine scores with published architectures beside plain scripts, on random weights: rows for speed.py.
 
-Prints a table and writes it to benchmarks/results/families.tsv, with the columns of speed.tsv. Baselines and engine run
-in one process, on one device, and must give the same scores. A baseline is what a user would write: for a variant two
-alleles on two strands, each a forward pass of the whole network with logits of all tokens, (a) one at a time and (b) in
-batches of equal length or padded. What takes too long is timed on a sample, as the table says, and extrapolated.
+Baselines and engine run in one process, on one device, and must give the same scores. A baseline is what a user would
+write: for a variant two alleles on two strands, each a forward pass of the whole network with logits of all tokens, (a)
+one at a time and (b) in padded batches. What takes too long is timed on a sample, as the table says, and extrapolated.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import math
 import random
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import DEMO_GENOME, RESULTS, cores, print_table, write_table
+from common import DEMO_GENOME
 from random_models import Shape, write_checkpoint
-
-from seqprior.errors import run_script
 
 if TYPE_CHECKING:
     import numpy as np
 
-COLUMNS = ("model", "case", "method", "seconds", "baseline", "baseline_seconds", "ratio", "device")
 BATCH = 32
 TOLERANCE = 2e-3  # of an llr in float32; sums in another order differ by far less
 CARRIERS = 100
@@ -265,36 +260,17 @@ class Bench:
         return self.rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", nargs="*", default=[model.name for model in MODELS], help="default: all")
-    parser.add_argument("--sites", type=int, default=1000, help="sparse sites (default: %(default)s)")
-    parser.add_argument(
-        "--sample", type=int, default=60, help="sites that the engine is timed on (default: %(default)s)"
-    )
-    parser.add_argument("--subsample", type=int, default=8, help="alleles of a baseline (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=cores(), help="default: all cores")
-    parser.add_argument("--device", choices=["cpu", "gpu"], default="cpu")
-    parser.add_argument("--output", type=Path, default=RESULTS / "families.tsv", help="default: %(default)s")
-    args = parser.parse_args()
-
+def family_rows(args) -> list[tuple]:
+    """Rows of the models that `args.models` names, on `args.device`."""
     import pysam
-    import torch
 
     from seqprior.device import claimed_device
 
-    torch.set_num_threads(args.threads)
+    chosen = [model for model in MODELS if model.name in args.models]
     with pysam.FastxFile(str(DEMO_GENOME)) as reference:
         genome = max((record.sequence.upper() for record in reference), key=len)
     rows = []
     with tempfile.TemporaryDirectory() as folder, claimed_device(args.device) as device:
-        for model in MODELS:
-            if model.name in args.models:
-                rows += Bench(replace(model), Path(folder), genome, args, device).all()
-    print_table(COLUMNS, rows)
-    write_table(args.output, COLUMNS, rows)
-
-
-if __name__ == "__main__":
-    run_script(main)
+        for model in chosen:
+            rows += Bench(model, Path(folder), genome, args, device).all()
+    return rows

@@ -24,7 +24,7 @@ LLAMA_TOKENS = {"start": "<s>", "pad": "<pad>", "unknown": "<oov>"}
 
 @dataclass(frozen=True)
 class Shape:
-    """Size of a network; `spread`, the standard deviation of its weights, is large in tiny ones so that inputs matter."""
+    """Size of a network; `spread`, the standard deviation of its weights, is large in tiny ones: inputs then matter."""
 
     width: int = 24
     layers: int = 2

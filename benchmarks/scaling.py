@@ -1,13 +1,14 @@
 """How time and memory grow with the number of sites: windows, scoring with a tiny model, gathering.
 
 Prints a table and writes it to benchmarks/results/scaling.tsv. Each stage is the workflow's own script in a process of
-its own; peak memory is the largest resident set that the kernel saw of it. Sites are distinct, random and synthetic, and
-the model is small, so that what is measured is the host's work and not the network's.
+its own; peak memory is the largest resident set that the kernel saw of it. Sites are distinct, random and synthetic,
+and the model is small, so that what is measured is the host's work and not the network's.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -46,6 +47,8 @@ def write_variants(path: Path, contigs: dict[str, str], sites: int, seed: int) -
     """`variants.parquet` with one substitution at each of so many random sites."""
     import numpy as np
     import pandas as pd
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     from seqprior.variants import table_schemas
 
@@ -64,9 +67,6 @@ def write_variants(path: Path, contigs: dict[str, str], sites: int, seed: int) -
     filled = pd.DataFrame(dict.fromkeys(schema.names, ""), index=table.index)
     filled[list(table)] = table
     filled["status"], filled["input_count"], filled["input_line"], filled["input_pos"] = "scored", 1, 1, table["pos"]
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     pq.write_table(pa.Table.from_pandas(filled, schema=schema, preserve_index=False), path, row_group_size=50_000)
 
 
@@ -92,61 +92,27 @@ def measure(kind: str, sites: int, folder: Path, contigs: dict[str, str], seed: 
     write_checkpoint(kind, folder / "checkpoints" / kind, shape=shape, window=WINDOW)
     entry = entry_of(kind, folder / "checkpoints" / kind, WINDOW)
     registry = work / "models.json"
-    registry.write_text(__import__("json").dumps({"models": {kind: entry}}))
+    registry.write_text(json.dumps({"models": {kind: entry}}))
     write_variants(work / "variants.parquet", contigs, sites, seed)
-    run("fetch_model.py", "--registry", registry, "--model", kind, "--checkpoint", entry["path"], "--lock", work / "lock",
-        "--output", work / "model")  # fmt: skip
-    common = ("--registry", registry, "--model", kind)
+    model, lock = ("--registry", registry, "--model", kind), ("--lock", work / "lock")
+    run("fetch_model.py", *model, *lock, "--checkpoint", entry["path"], "--output", work / "model")
     shards = [work / "windows" / f"{number:04d}" for number in range(SHARDS)]
-    reference = folder / "genome.fa.gz"
-    stages = {}
-    stages["windows"] = [run("extract_windows.py", "--variants", work / "variants.parquet", "--fasta", reference, *common,
-                             "--max-unknown-share", 0.5, "--shards", *shards)]  # fmt: skip
+    scored = [work / f"{number}.parquet" for number in range(SHARDS)]
+    places = ("--variants", work / "variants.parquet", "--fasta", folder / "genome.fa.gz")
+    kept = ("--store", work / "store") if store else ()
+    stages = {"windows": [run("extract_windows.py", *places, *model, "--max-unknown-share", 0.5, "--shards", *shards)]}
     stages["scoring"] = []
-    for number, shard in enumerate(shards):
-        kept = ("--store", work / "store") if store else ()
-        stages["scoring"].append(
-            run(
-                "score_variants.py",
-                "--shard",
-                shard,
-                *common,
-                "--checkpoint",
-                work / "model",
-                "--lock",
-                work / "lock",
-                "--device",
-                "cpu",
-                "--no-embeddings",
-                *kept,
-                "--threads",
-                1,
-                "--output",
-                work / f"{number}.parquet",
-                "--stats",
-                work / f"{number}.json",
-            )  # fmt: skip
-        )
+    for shard, scores in zip(shards, scored, strict=True):
+        files = ("--shard", shard, "--checkpoint", work / "model", "--output", scores, "--stats", f"{scores}.json")
+        job = ("--device", "cpu", "--no-embeddings", "--threads", 1)
+        stages["scoring"].append(run("score_variants.py", *model, *lock, *files, *kept, *job))
     calibration = Calibration(
         pd.DataFrame(columns=["context", "alt", "mean", "count"]),
         pd.DataFrame([{"kind": "substitution", "mean": 0.0, "sd": 1.0, "count": 9}]),
     )
     write_calibration(calibration, kind, ["none"], work / "calibration")
-    stages["gathering"] = [
-        run(
-            "gather_scores.py",
-            "--variants",
-            work / "variants.parquet",
-            "--shards",
-            *(work / f"{number}.parquet" for number in range(SHARDS)),
-            "--calibration",
-            work / "calibration",
-            "--fasta",
-            reference,
-            "--output",
-            work / "scores.parquet",
-        )  # fmt: skip
-    ]
+    last = ("--calibration", work / "calibration", "--output", work / "scores.parquet")
+    stages["gathering"] = [run("gather_scores.py", *places, "--shards", *scored, *last)]
     rows = []
     for stage, jobs in stages.items():
         seconds = sum(job[0] for job in jobs)

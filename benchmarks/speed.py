@@ -1,7 +1,8 @@
-"""How fast the embedded model scores substitutions, beside scripts that score each allele in a window of its own.
+"""How fast models score substitutions, beside scripts that score each allele in a window of its own.
 
-Prints a table and writes it to benchmarks/results/speed.tsv. Method and baselines run in the same process on the same
-device and must give the same scores. A baseline is timed on a subsample, as its method says, and extrapolated.
+The embedded model first, then published architectures with random weights (`families.py`). Prints a table and writes it
+to benchmarks/results/speed.tsv. Method and baselines run in the same process on the same device and must give the same
+scores. A baseline is timed on a subsample, as its method says, and extrapolated.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common import DEMO_GENOME, RESULTS, cores, load_model, print_table, write_table
+from families import MODELS, family_rows
 
 from seqprior.errors import run_script
 
@@ -47,14 +49,15 @@ def scored_by_seqprior(facts, adapter, genome: dict[str, str], alleles: list[tup
     import pandas as pd
 
     from seqprior.embedding import Scorer
-    from seqprior.windows import ALLELE_COLUMNS, Windows
+    from seqprior.shards import ALLELE_COLUMNS
+    from seqprior.windows import Windows
 
     windows = Windows(facts, max_unknown_share=0.5)
     for allele in alleles:
         windows.add(allele[1], genome[allele[1]], allele)
     windows.flush()
     frame = pd.DataFrame(windows.alleles, columns=ALLELE_COLUMNS)
-    return Scorer(adapter, None, embedding_window=None).score(frame, windows.sequences)["llr"].to_numpy()
+    return Scorer(adapter.scheme, lambda: adapter).score(frame, windows.sequences)["llr"].to_numpy()
 
 
 def scored_naively(facts, adapter, genome: dict[str, str], alleles: list[tuple], batch: int) -> np.ndarray:
@@ -78,7 +81,7 @@ def scored_naively(facts, adapter, genome: dict[str, str], alleles: list[tuple],
     logs = []
     with torch.inference_mode():
         for start in range(0, len(codes), batch):
-            part = adapter.to_device(codes[start : start + batch])
+            part = torch.from_numpy(codes[start : start + batch].astype(np.int64))
             answers = adapter.network(part)[0][:, centre].log_softmax(-1)
             logs.append(answers.gather(1, part[:, centre, None])[:, 0].cpu())
     reference, alternate = torch.cat(logs).view(-1, 2, 2).double().mean(2).T.numpy()
@@ -95,21 +98,11 @@ def median_seconds(task: Callable[[], np.ndarray], repeats: int) -> tuple[float,
     return statistics.median(seconds), answer
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sites", type=int, default=1000, help="sparse sites (default: %(default)s)")
-    parser.add_argument("--subsample", type=int, default=100, help="alleles of a baseline (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=3, help="the median is given (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=cores(), help="default: all cores")
-    parser.add_argument("--output", type=Path, default=RESULTS / "speed.tsv", help="default: %(default)s")
-    args = parser.parse_args()
-
+def yeast_mini_rows(args) -> list[tuple]:
+    """Rows of the embedded model, on the CPU."""
     import numpy as np
     import pysam
-    import torch
 
-    torch.set_num_threads(args.threads)
     with pysam.FastxFile(str(DEMO_GENOME)) as reference:
         genome = {record.name: record.sequence.upper() for record in reference}
     facts, adapter = load_model(MODEL)
@@ -126,7 +119,7 @@ def main() -> None:
     rows = []
     for case, alleles in cases.items():
         seconds, scores = median_seconds(lambda a=alleles: scored_by_seqprior(facts, adapter, genome, a), args.repeats)
-        chosen = np.sort(rng.choice(len(alleles), min(args.subsample, len(alleles)), replace=False))
+        chosen = np.sort(rng.choice(len(alleles), min(100, len(alleles)), replace=False))
         part = [alleles[index] for index in chosen]
         for batch in (1, 32):
             taken, expected = median_seconds(
@@ -138,6 +131,28 @@ def main() -> None:
             baseline = f"a window per allele and strand, batch {batch}; {len(part)} of {len(alleles)}, extrapolated"
             total = taken * len(alleles) / len(part)
             rows.append((MODEL, case, "seqprior", seconds, baseline, total, total / seconds, device))
+    return rows
+
+
+def main() -> None:
+    names = [MODEL, *(model.name for model in MODELS)]
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="+", choices=names, default=names, help="default: all")
+    parser.add_argument("--sites", type=int, default=1000, help="sparse sites (default: %(default)s)")
+    parser.add_argument("--sample", type=int, default=48, help="sites a large model is timed on (default: %(default)s)")
+    parser.add_argument("--subsample", type=int, default=8, help="alleles of its baseline (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=3, help="the median is given (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=cores(), help="default: all cores")
+    parser.add_argument("--device", choices=["cpu", "gpu"], default="cpu", help="of the large models")
+    parser.add_argument("--output", type=Path, default=RESULTS / "speed.tsv", help="default: %(default)s")
+    args = parser.parse_args()
+
+    import torch
+
+    torch.set_num_threads(args.threads)
+    rows = yeast_mini_rows(args) if MODEL in args.models else []
+    rows += family_rows(args)
     print_table(COLUMNS, rows)
     write_table(args.output, COLUMNS, rows)
 

@@ -209,7 +209,7 @@ class TokenAdapter(Adapter):
         ids, attention, positions, visible = self._inputs(packs, work.rows)
         places, candidates, weights, owners = [], [], [], []
         at = 0
-        own = []
+        own, spelt = [], False
         for line, pack in enumerate(packs):
             for start, row in zip(pack.starts, pack.rows, strict=True):
                 for part in (work.parts[number] for number in work.reads[row]):
@@ -219,13 +219,14 @@ class TokenAdapter(Adapter):
                         spot = np.where(spot < pack.prefix, spot, spot - pack.prefix + start)
                     places.append(line * ids.shape[1] + spot)
                     candidates.append(part.candidates)
+                    spelt |= part.spelt
                     weights.append(np.full(len(spot), part.weight))
                     own.append(np.full(len(spot), part.own))
                     owners.append(np.full(len(spot), at))
                     at += 1
         place, read_of = np.unique(np.concatenate(places), return_inverse=True)
         states = self._wanted(ids, attention, positions, visible, place)
-        picks = torch.from_numpy(np.concatenate(candidates)).to(self.device)
+        picks = torch.from_numpy(as_wide(candidates)).to(self.device)
         scale = torch.from_numpy(np.concatenate(weights)).to(self.device)
         owner = torch.from_numpy(np.concatenate(owners)).to(self.device)
         read_of = torch.from_numpy(read_of).to(self.device)
@@ -238,12 +239,15 @@ class TokenAdapter(Adapter):
             logits = self.network.head(states[chunk * step : (chunk + 1) * step])
             groups = logits[:, self.outcomes].float().split(self.tokeniser.groups, 1)
             logs = torch.cat([group.log_softmax(-1) for group in groups], 1)
-            picked[chosen] = logs[read_of[chosen] - chunk * step].gather(1, picks[chosen]).double()
+            picked[chosen] = logs[read_of[chosen] - chunk * step].gather(1, picks[chosen].clamp(min=0)).double()
         among = self._sent(np.concatenate(own))
         if len(among) and among[0] >= 0:
             picked = picked.log_softmax(1).gather(1, among[:, None])
+        if spelt:
+            picked = picked.masked_fill(picks < 0, -torch.inf)
         sums = torch.zeros((at, picked.shape[1]), dtype=torch.float64, device=self.device)
-        return sums.index_add_(0, owner, picked * scale[:, None])
+        sums.index_add_(0, owner, picked * scale[:, None])
+        return sums.logsumexp(1, keepdim=True) if spelt else sums
 
     def _inputs(self, packs: list[Pack], rows: list[Row]) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
         """Token numbers (B, T), and as they are needed: which tokens count, their positions, what each may see."""
@@ -332,6 +336,17 @@ class TokenAdapter(Adapter):
         if self.scheme.facts.tokenisation == "overlapping-kmer":  # the token in whose middle the base lies
             return np.clip(np.arange(len(sequence)) - self.scheme.facts.k // 2, 0, max(len(first) - 1, 0))
         return np.repeat(np.arange(len(first)), last - first)
+
+
+def as_wide(columns: Sequence[np.ndarray]) -> np.ndarray:
+    """Arrays (M, C) one below the other, as wide as the widest, filled up with -1."""
+    width = max(array.shape[1] for array in columns)
+    stacked = np.full((sum(map(len, columns)), width), -1, np.int64)
+    start = 0
+    for array in columns:
+        stacked[start : start + len(array), : array.shape[1]] = array
+        start += len(array)
+    return stacked
 
 
 def strand_states(adapter: Adapter, batcher: Batcher, sequences: Sequence[str]) -> list[tuple[Tensor, Tensor]]:

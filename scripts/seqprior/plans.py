@@ -19,13 +19,14 @@ from hashlib import blake2b
 import numpy as np
 
 from seqprior.errors import BadInput
-from seqprior.models import ModelFacts, read_config
+from seqprior.models import ModelFacts, checkpoint_folder, read_config
 from seqprior.sequence import BASES, encode
 from seqprior.sequence import reverse_complement as other_strand
 from seqprior.shards import Cutter
-from seqprior.tokenisation import LOG_4, OverlappingKmer, Tokeniser, Tokens, load_tokeniser
+from seqprior.tokenisation import LOG_4, BytePair, OverlappingKmer, Tokeniser, Tokens, load_tokeniser
 
 REQUEST_VERSION = 1  # to be raised when a request of the same identity would get another answer
+MAX_SPELT = 4  # byte-pair tokens over an allele whose spellings are summed; their number grows with each
 MAX_SPAN = 32  # byte-pair tokens that may be masked together; more is no longer a local change
 
 
@@ -58,6 +59,8 @@ class Part:
         candidates: (M, C) indices among the tokeniser's outcomes; each read adds to all C entries of the answer.
         own: if not -1, candidates are alternatives to each other, and each read adds the log probability of this one
             among them to the answer's only entry.
+        spelt: each column of candidates is one way to spell the same bases, all of them add up to the answer's only
+            entry; -1 fills up the columns that a part lacks.
     """
 
     strand: int
@@ -67,6 +70,7 @@ class Part:
     weight: float = 1.0
     constant: float = 0.0
     own: int = -1
+    spelt: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +145,13 @@ class Scheme(ABC):
     def fits(self, *sequences: str) -> bool:
         """False if a sequence has more tokens, on either strand, than the network has positions.
 
-        Windows of one length differ in tokens with byte pairs, and where unknown bases break a k-mer up.
+        Sequences of one length differ in tokens with byte pairs, and where unknown bases break a k-mer up; bases that
+        are left over by k-mers are tokens of their own.
         """
-        if self.room is None or not (self.facts.tokenisation == "bpe" or any("N" in text for text in sequences)):
+        if self.room is None:
+            return True
+        whole = all(len(text) % self.facts.k == 0 and "N" not in text for text in sequences)
+        if whole and self.facts.tokenisation != "bpe":
             return True
         texts = (text for sequence in sequences for text in (sequence, other_strand(sequence)))
         return all(len(self._tokens(text)) <= self.room for text in texts)
@@ -389,10 +397,12 @@ def _substituted(kmer: str) -> list[str]:
 
 
 class MaskedPieces(Scheme):
-    """Byte-pair pieces: an allele may change several tokens, so what it changes is compared as a span.
+    """Byte-pair pieces: an allele may change several tokens, so a span of tokens is masked and read.
 
-    The tokens in which the two haplotypes differ are masked together, and the likelihood of each haplotype's own tokens
-    is read there. Haplotypes whose spans have equally many tokens share one pass.
+    Substitutions: the tokens over the allele and one on either side are masked, and the probability that as many tokens
+    spell the bases with the allele is the sum over all ways to do so. One pass serves all alleles within a token.
+
+    Other alleles: the tokens in which the two haplotypes differ are masked, and each haplotype's own tokens are read.
     """
 
     def __init__(self, facts: ModelFacts, tokeniser: Tokeniser | None, reading: Reading) -> None:
@@ -401,13 +411,18 @@ class MaskedPieces(Scheme):
             self.site_method = "unmasked_token_marginal"
             self.pair_method = "unmasked_pseudo_likelihood"
         else:
-            self.site_method = self.pair_method = "masked_span_likelihood"
+            self.site_method = "masked_spelling_likelihood"
+            self.pair_method = "masked_span_likelihood"
         if reading.exact_likelihoods:
             self.pair_method = "masked_pseudo_likelihood"
+        self._longest = max(map(len, tokeniser.pieces)) if isinstance(tokeniser, BytePair) else 0
+        self._spellings = lru_cache(maxsize=2**14)(self._spell)
 
     def plan(self, window: str, offset: int, ref: str, alt: str) -> Plan | None:
         left, right = window[:offset], window[offset + len(ref) :]
         haplotypes = [left + allele + right for allele in (alt, ref)]
+        if self.site_method == "masked_spelling_likelihood" and len(ref) == len(alt):
+            return self._spelling(window, offset, ref, alt) if self.fits(window) else None
         if not self.fits(*haplotypes):
             return None
         if self.reading.one_pass_marginals and len(ref) == len(alt) == 1:
@@ -428,6 +443,45 @@ class MaskedPieces(Scheme):
             at = tuple(value for span in spans for value in (span[0], span[1 + number]))
             requests.append(Request(self.pair_method, haplotype, at))
         return Plan(self.pair_method, *requests)
+
+    def _spelling(self, window: str, offset: int, ref: str, alt: str) -> Plan | None:
+        requests = []
+        for allele in (alt, ref):
+            # The allele is identified by its bases, base 4, under its length.
+            request = Request(self.site_method, window, (offset, len(ref), _number(allele)))
+            if any(self._spelt(request, strand) is None for strand in range(2)):
+                return None
+            requests.append(request)
+        return Plan(self.site_method, *requests)
+
+    def _spelt(self, request: Request, strand: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """Token positions (M,) around an allele, and the ways (M, S) in which they spell it, as outcomes; or None."""
+        offset, size, number = request.at
+        window, allele = request.sequence, _kmer(number, size)
+        text, at = (window, offset) if strand == 0 else (other_strand(window), len(window) - offset - size)
+        allele = allele if strand == 0 else other_strand(allele)
+        tokens = self._tokens(text)
+        over = np.flatnonzero((tokens.first < at + size) & (tokens.last > at))
+        first, last = int(over[0]), int(over[-1]) + 1
+        if not tokens.known[first:last].all() or last - first > MAX_SPELT:
+            return None
+        first -= int(first > 0 and tokens.known[first - 1])
+        last += int(last < len(tokens) and tokens.known[last])
+        begin, end = int(tokens.first[first]), int(tokens.last[last - 1])
+        ways = self._spellings(text[begin:at] + allele + text[at + size : end], last - first)
+        return (np.arange(first, last), np.array(ways).T) if ways else None
+
+    def _spell(self, text: str, count: int) -> tuple[tuple[int, ...], ...]:
+        """All ways to cut a text into so many pieces of the vocabulary, as outcomes."""
+        index, pieces = self.tokeniser.index_of, self.tokeniser.pieces
+        if count == 1:
+            return ((int(index[pieces[text]]),),) if text in pieces else ()
+        return tuple(
+            (int(index[pieces[text[:size]]]), *rest)
+            for size in range(1, min(self._longest, len(text) - count + 1) + 1)
+            if text[:size] in pieces
+            for rest in self._spell(text[size:], count - 1)
+        )
 
     def _substitution(self, window: str, offset: int, alt: str) -> Plan | None:
         """In the reference's own segmentation, if the piece with the other base is in the vocabulary."""
@@ -452,6 +506,12 @@ class MaskedPieces(Scheme):
             outcomes.append(-1 if token is None else int(tokeniser.index_of[token]))
         return position, outcomes
 
+    def _hidden(self, ids: np.ndarray, first: int, last: int) -> np.ndarray:
+        """Token numbers with the mask in place of [first, last)."""
+        hidden = ids.copy()
+        hidden[first:last] = self.tokeniser.mask
+        return hidden
+
     def parts(self, request: Request) -> Iterator[Part]:
         sequence = request.sequence
         if request.kind == self.pair_method and self.pair_method != "masked_span_likelihood":
@@ -460,6 +520,13 @@ class MaskedPieces(Scheme):
         tokeniser = self.tokeniser
         for strand, text in enumerate((sequence, other_strand(sequence))):
             tokens = self._tokens(text)
+            if request.kind == "masked_spelling_likelihood":
+                found = self._spelt(request, strand)
+                assert found is not None
+                at, ways = found
+                masked = Row(self._hidden(tokens.ids, int(at[0]), int(at[-1]) + 1))
+                yield Part(strand, masked, at, ways, constant=request.at[1] * LOG_4, spelt=True)
+                continue
             if request.kind == "unmasked_token_marginal":
                 at = request.at[0] if strand == 0 else len(sequence) - 1 - request.at[0]
                 position, outcomes = self._pieces(text, at)
@@ -470,12 +537,14 @@ class MaskedPieces(Scheme):
             first, last = request.at[2 * strand : 2 * strand + 2]
             at = np.arange(first, last)
             outcomes = tokeniser.index_of[tokens.ids[at]]
-            row = Row(np.where(_inside(len(tokens), first, last), tokeniser.mask, tokens.ids).astype(np.int32))
-            yield Part(strand, row, at, outcomes[:, None], 1.0, float(-tokeniser.chance[outcomes].sum()))
-
-
-def _inside(length: int, first: int, last: int) -> np.ndarray:
-    return (np.arange(length) >= first) & (np.arange(length) < last)
+            yield Part(
+                strand,
+                Row(self._hidden(tokens.ids, first, last)),
+                at,
+                outcomes[:, None],
+                1.0,
+                float(-tokeniser.chance[outcomes].sum()),
+            )
 
 
 def _differing(first: np.ndarray, second: np.ndarray, lead: int) -> tuple[int, int, int] | None:
@@ -627,13 +696,22 @@ def read_scheme(facts: ModelFacts, reading: Reading) -> Scheme:
 
 
 def learned_positions(facts: ModelFacts) -> int | None:
-    """Tokens that a network with a table of positions can take; None for one that has no table."""
-    if facts.family == "gpt2":
-        return read_config(facts).get("n_positions")
-    if facts.family == "bert":
-        return read_config(facts).get("max_position_embeddings")
-    if facts.family == "esm":
-        config = read_config(facts)
-        if config.get("position_embedding_type", "absolute") == "absolute":
-            return config["max_position_embeddings"] - config["pad_token_id"] - 1  # positions count on from padding's
-    return None
+    """Tokens that a network with a table of positions can take; None for one that has no table.
+
+    Raises:
+        BadInput: config.json has no number there.
+    """
+    unsaid = {"bert": 512, "gpt2": 1024, "esm": 1026}  # what transformers takes where config.json is silent
+    if facts.family not in unsaid:
+        return None
+    config = read_config(facts)
+    if facts.family == "esm" and config.get("position_embedding_type", "absolute") != "absolute":
+        return None
+    name = "n_positions" if facts.family == "gpt2" else "max_position_embeddings"
+    try:
+        room = int(config.get(name, unsaid[facts.family]))
+        # ESM's positions count on from the padding token's number.
+        return room - int(config["pad_token_id"]) - 1 if facts.family == "esm" else room
+    except (KeyError, TypeError, ValueError) as error:
+        file = checkpoint_folder(facts) / "config.json"
+        raise BadInput(f"{file}: no config of a {facts.family} network ({error}); restore the file") from error

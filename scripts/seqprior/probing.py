@@ -205,8 +205,10 @@ def random_requests(scheme: Scheme, kind: str) -> Iterator[Request]:
             if plan is None:
                 continue
             if kind == "embeddings":
-                found = True
-                yield distance_request(scheme, window, offset, ref, alt, scheme.facts.embedding_window)
+                request = distance_request(scheme, window, offset, ref, alt, scheme.facts.embedding_window)
+                if request is not None:
+                    found = True
+                    yield request
             elif kind_of(scheme, plan.alt.kind) == kind:
                 found = True
                 yield from dict.fromkeys((plan.alt, plan.ref))

@@ -53,7 +53,9 @@ class Cutter:
             return None  # a contig shorter than one token
         within = len(ref) == len(alt) and last - first == frame
         if self.one_pass and within:
-            begin, end = self._tile(first - anchor, frame)
+            begin, end = self._tile(first - anchor, frame, 2)
+        elif self.facts.tokenisation == "bpe" and self.facts.objective == "masked" and within:
+            begin, end = self._tile(first - anchor, frame, 8)  # sites of one piece share a window, and so a pass
         elif self.facts.objective == "causal":
             before = (self.facts.window - self.downstream) // frame * frame
             if before < frame or self.downstream < max(len(ref), len(alt)):
@@ -73,10 +75,10 @@ class Cutter:
             return begin, end
         return max(begin, 0) + anchor, min(end, (length - anchor) // frame * frame) + anchor
 
-    def _tile(self, first: int, frame: int) -> tuple[int, int]:
-        """The window of a grid in whose middle half a token lies."""
+    def _tile(self, first: int, frame: int, share: int) -> tuple[int, int]:
+        """The window of a grid in whose middle a token lies; the windows are a `share`-th of their size apart."""
         size = self.facts.window
-        stride = max(size // 2 // frame, 1) * frame
+        stride = max(size // share // frame, 1) * frame
         begin = first // stride * stride - (size - stride) // 2 // frame * frame
         return begin, begin + size
 

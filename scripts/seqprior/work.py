@@ -54,20 +54,25 @@ def plan_group(
         plan = scheme.plan(text, at, ref, alt)
         if plan is None:
             continue
-        group.rows.append(row)
-        group.plans.append(plan)
-        group.requests[plan.alt] = group.requests[plan.ref] = None
+        wanted = [plan.alt, plan.ref]
         if embedding_window is not None:
             request = distance_request(scheme, text, at, ref, alt, embedding_window)
-            group.requests[request] = None
+            if request is None:
+                continue
             group.distances.append(request)
+            wanted.append(request)
+        group.rows.append(row)
+        group.plans.append(plan)
+        group.requests.update(dict.fromkeys(wanted))
     return group
 
 
-def distance_request(scheme: Scheme, window: str, offset: int, ref: str, alt: str, size: int) -> Request:
-    """Distances of the embeddings of both haplotypes, within `size` bases around the allele."""
+def distance_request(scheme: Scheme, window: str, offset: int, ref: str, alt: str, size: int) -> Request | None:
+    """Distances of both haplotypes' embeddings, within `size` bases around the allele; None if they do not fit."""
     left, right = scheme.haplotype_flanks(offset, max(len(ref), len(alt)), size)
     before, after = window[offset - left : offset], window[offset + len(ref) : offset + len(ref) + right]
+    if not scheme.fits(before + ref + after, before + alt + after):
+        return None
     return Request(DISTANCES, f"{before} {ref} {alt} {after}", (), 2)
 
 

@@ -24,6 +24,7 @@ from seqprior.errors import BadInput
 from seqprior.models import ModelFacts
 from seqprior.plans import Reading, Request
 from seqprior.sequence import encode
+from seqprior.work import make_work
 
 CPU = torch.device("cpu")
 EXACT = Reading(exact_likelihoods=True)
@@ -232,6 +233,35 @@ def test_batches_of_unequal_lengths_give_what_single_rows_give(checkpoints, name
     np.testing.assert_allclose(ask(adapter, [requests[n] for n in shuffled], 200), alone[shuffled], atol=2e-5)
 
 
+@pytest.mark.parametrize("name", ["bidirectional", "bert-base", "generator"])
+def test_work_that_was_made_ready_gives_the_answers_to_its_requests(checkpoints, name):
+    adapter = load(checkpoints(name))
+    (text,) = known_sequences([48], seed=8)
+    plans = [adapter.scheme.plan(text, at, text[at], text[at] + "AC") for at in (20, 21)]
+    requests = [request for plan in plans for request in (plan.alt, plan.ref)]
+    prepared = make_work(adapter.scheme, requests)
+    for _ in range(2):
+        np.testing.assert_array_equal(adapter.answer(Batcher(CPU, 4096), prepared), ask(adapter, requests))
+
+
+def test_kmers_and_left_over_bases_are_normalised_apart(checkpoints):
+    adapter = load(checkpoints("nt-v1"))
+    facts, number = adapter.scheme.facts, numbers(checkpoints("nt-v1"))
+    (text,) = known_sequences([20], seed=9)  # three 6-mers, two bases
+    found = ask(adapter, [Request(adapter.scheme.pair_method, text)])[0, :, 0]
+    for strand, read in enumerate((text, other_strand(text))):
+        tokens = [read[0:6], read[6:12], read[12:18], read[18], read[19]]
+        ids = [number[facts.tokens["start"]], *(number[token] for token in tokens)]
+        with torch.no_grad():
+            logits = own_class(facts)(input_ids=torch.tensor([ids])).logits[0, 1:].double()
+        total = 0.0
+        for row, token in zip(logits, tokens, strict=True):
+            rivals = [n for other, n in number.items() if len(other) == len(token) and set(other) <= set("ACGT")]
+            assert len(rivals) == 4 ** len(token)
+            total += (row[number[token]] - row[rivals].logsumexp(0)).item() + len(token) * math.log(4)
+        assert found[strand] == pytest.approx(total, abs=1e-4)
+
+
 @pytest.mark.parametrize("name", ["nt-v1", "generator", "dnabert-2"])
 def test_logits_that_are_made_a_few_at_a_time_are_the_same(checkpoints, name, monkeypatch):
     adapter = load(checkpoints(name))
@@ -327,6 +357,19 @@ def test_an_unknown_base_in_a_window_as_long_as_the_learned_positions_ends_no_ru
     for window in (text, text[:50] + "N" + text[51:]):
         plan = adapter.scheme.plan(window, 20, window[20], "A" if window[20] != "A" else "C")
         assert plan is None or np.isfinite(ask(adapter, [plan.alt])).all()
+
+
+@pytest.mark.parametrize("name", ["bert-base", "dnabert-3", "nt-v1", "gpt2-base"])
+def test_the_room_of_a_scheme_is_what_the_network_takes_and_no_token_more(tmp_path, name):
+    facts = write_checkpoint(name, tmp_path / "m", shape=Shape(positions=70))
+    adapter = load(facts)
+    room = adapter.scheme.room
+    assert room == (68 if name == "nt-v1" else 70)
+    base = torch.full((1, room + 1), int(adapter.tokeniser.outcomes[0]))
+    with torch.no_grad():
+        assert torch.isfinite(adapter.network.states(base[:, :room])).all()
+        with pytest.raises((IndexError, RuntimeError)):
+            adapter.network.states(base)
 
 
 # --- states ---

@@ -151,7 +151,6 @@ def test_batches_too_few_to_fill_the_budget_do_not_change_it(monkeypatch):
     assert batcher.throughput.seconds == pytest.approx(20 * (1.0 + 192 / 4096))
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="a batch that its rows' lengths cut short counts as full")
 def test_batches_cut_short_by_unequal_lengths_do_not_end_the_search(monkeypatch):
     clock = Clock(monkeypatch, 1.0, 1024.0)
     batcher = Batcher(CPU)

@@ -283,8 +283,7 @@ def test_memory_bounds_change_no_count_but_for_rows_at_the_cuts(checkpoints, tmp
     shard = write_shard(tmp_path / "shard", facts, reading, some_alleles(), groups=1)
     scheme = read_scheme(facts, reading)
     whole = count_cost(scheme, [shard], facts.embedding_window)
-    monkeypatch.setattr(costs, "ROWS_AHEAD", 300)
-    monkeypatch.setattr("seqprior.embedding.ROWS_AHEAD", 300)
+    monkeypatch.setattr("seqprior.work.ROWS_AHEAD", 300)
     cut = count_cost(scheme, [shard], facts.embedding_window)
     engine, _ = really(facts, reading, shard, tmp_path / "scores.parquet")
     assert cut.rows == engine.rows
@@ -300,13 +299,6 @@ def test_nothing_to_score_costs_nothing(checkpoints, tmp_path):
     found = estimated(cost)
     assert (found.shards, found.device_seconds(cost)) == (1, 0)
     assert "cached_share" in costs.as_table(found)
-
-
-def test_the_constants_that_are_kept_twice_agree():
-    from seqprior import adapters, embedding
-
-    assert costs.BRANCHED == adapters.BRANCHED
-    assert costs.ROWS_AHEAD == embedding.ROWS_AHEAD
 
 
 def test_costs_are_counted_without_torch():

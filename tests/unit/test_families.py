@@ -5,6 +5,7 @@ The reference below cuts tokens with string slices and asks the network for the 
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import random
@@ -225,6 +226,29 @@ class Reference:
 
     def masked_pseudo_likelihood(self, left, ref, alt, right):
         return self.unmasked_pseudo_likelihood(left, ref, alt, right, exact=True)
+
+    def masked_spelling_likelihood(self, left, ref, alt, right):
+        """Every way to cut the span's bases into as many pieces, each piece a token of the vocabulary."""
+        tokens = self.cut(left + ref + right)
+        ends = np.cumsum([len(token) for token in tokens])
+        starts = ends - [len(token) for token in tokens]
+        over = [t for t in range(len(tokens)) if starts[t] < len(left) + len(ref) and ends[t] > len(left)]
+        first, last = over[0], over[-1] + 1
+        first -= first > 0 and self.known(tokens[first - 1])
+        last += last < len(tokens) and self.known(tokens[last])
+        span = tuple(range(first, last))
+        sums = []
+        for allele in (alt, ref):
+            bases = (left + allele + right)[starts[first] : ends[last - 1]]
+            ways = []
+            for cuts in itertools.combinations(range(1, len(bases)), len(span) - 1):
+                pieces = [bases[a:b] for a, b in itertools.pairwise([0, *cuts, len(bases)])]
+                if all(map(self.known, pieces)):
+                    ways.append(
+                        sum(self.log_probability(tokens, t, p, span) for t, p in zip(span, pieces, strict=True))
+                    )
+            sums.append(np.logaddexp.reduce(ways))
+        return sums[0] - sums[1]
 
     def masked_span_likelihood(self, left, ref, alt, right):
         first, second = self.cut(left + alt + right), self.cut(left + ref + right)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import math
 import random
 from functools import cache
@@ -31,7 +32,7 @@ def other_strand(text: str) -> str:
 
 @pytest.fixture(scope="module")
 def facts(tmp_path_factory):
-    """Registry entries with vocabulary files of their own, by the kind of model; no network."""
+    """Registry entries with vocabulary and config files of their own, by the kind of model; no network."""
     folder = tmp_path_factory.mktemp("vocabularies")
 
     @cache
@@ -40,9 +41,16 @@ def facts(tmp_path_factory):
         write_vocabulary(
             KINDS[name], folder / name, 60, [PAIRS, WINDOW, *("".join(p) for p in itertools.permutations("ACGT"))]
         )
+        write_config(folder / name)
         return facts_of(name, folder / name, 60)
 
     return make
+
+
+def write_config(folder: Path, **changes) -> None:
+    """What a config.json says of positions: 600 of them, where padding is token 1 of ESM."""
+    config = {"n_positions": 600, "max_position_embeddings": 600, "pad_token_id": 1, **changes}
+    (folder / "config.json").write_text(json.dumps(config))
 
 
 def conv(window: int = 11) -> ModelFacts:
@@ -296,6 +304,33 @@ def test_a_reading_of_unknown_bases_is_left_out(facts, name):
         ].tolist()
 
 
+def test_an_exact_likelihood_of_overlapping_kmers_asks_each_base_among_its_four_alternatives(facts):
+    """Log 4 is what a base costs where all are equally likely, whatever k is."""
+    scheme = read_scheme(facts("dnabert-3"), EXACT)
+    sequence = PAIRS[:12] + "N" + PAIRS[13:25]
+    found = list(scheme.parts(Request("masked_pseudo_likelihood", sequence)))
+    known = [at for at, base in enumerate(sequence) if base != "N"]
+    readable = [
+        at for at in known if any("N" not in sequence[s : s + 3] for s in range(max(at - 2, 0), min(at, 22) + 1))
+    ]
+    assert len(found) == 2 * len(readable)
+    for number, part in enumerate(found):
+        at, strand = readable[number // 2], number % 2
+        assert (part.strand, part.constant, part.own) == (strand, math.log(4), "ACGT".index(sequence[at]))
+        text, place = (sequence, at) if strand == 0 else (other_strand(sequence), len(sequence) - 1 - at)
+        starts = [int(position) - 1 for position in part.positions]
+        assert starts == [
+            s for s in range(max(place - 2, 0), place + 1) if len(text[s : s + 3]) == 3 and "N" not in text[s : s + 3]
+        ]
+        assert part.row.masked == tuple(part.positions)
+        assert part.weight == pytest.approx(1 / len(starts))
+        for start, candidates in zip(starts, part.candidates, strict=True):
+            spelt = [plans._kmer(int(candidate), 3) for candidate in candidates]
+            letters = [base if strand == 0 else base.translate(OTHER) for base in "ACGT"]
+            assert spelt == [text[start:place] + letter + text[place + 1 : start + 3] for letter in letters]
+            assert spelt[part.own] == text[start : start + 3]
+
+
 # --- spans of byte pairs ---
 
 
@@ -456,6 +491,61 @@ def test_a_combination_without_a_way_to_score_is_refused(facts, tokenisation, ob
     assert str(caught.value) == (
         f"m: no way to score with tokenisation {tokenisation} and objective {objective}; correct the model registry"
     )
+
+
+# --- room ---
+
+
+def room_of(facts, folder: Path, name: str, **changes) -> int | None:
+    entry = facts(name)
+    for file in entry.path.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    write_config(folder, **changes)
+    return read_scheme(dataclasses.replace(entry, path=folder), Reading()).room
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "room"),
+    [
+        ("bert-base", {"max_position_embeddings": 512}, 512),
+        ("dnabert-3", {"max_position_embeddings": 512}, 512),
+        ("gpt2-base", {"n_positions": 300, "max_position_embeddings": 5}, 300),
+        ("nt-v1", {"max_position_embeddings": 1002, "pad_token_id": 1}, 1000),
+        ("nt-v1", {"max_position_embeddings": 1002, "pad_token_id": 0, "position_embedding_type": "absolute"}, 1001),
+        ("esm-base", {"position_embedding_type": "rotary"}, None),
+        ("nt-v2", {}, None),
+        ("modernbert", {}, None),
+        ("generator", {}, None),
+        ("mistral-dna", {}, None),
+        ("neox-base", {}, None),
+    ],
+)
+def test_the_room_is_that_of_learned_positions_alone(facts, tmp_path, name, config, room):
+    assert room_of(facts, tmp_path, name, **config) == room
+
+
+@pytest.mark.parametrize("name", ["bert-base", "gpt2-base", "nt-v1"])
+@pytest.mark.parametrize("value", [None, "many", [512]])
+def test_a_config_without_a_number_of_positions_is_refused(facts, tmp_path, name, value):
+    with pytest.raises(BadInput) as caught:
+        room_of(facts, tmp_path, name, n_positions=value, max_position_embeddings=value)
+    start, end = f"{tmp_path / 'config.json'}: no config of a {KINDS[name].family} network (", "); restore the file"
+    assert str(caught.value).startswith(start)
+    assert str(caught.value).endswith(end)
+
+
+def test_haplotypes_that_fit_no_more_are_not_evaluable(facts, tmp_path):
+    """The count of tokens is that of the longer strand, ends included."""
+    entry = facts("modernbert")
+    scheme = read_scheme(entry, Reading())
+    counts = []
+    for at in range(5, 55):
+        texts = [PAIRS[:at] + allele + PAIRS[at + 1 :] for allele in (PAIRS[at], changed(PAIRS, at))]
+        counts.append(max(len(scheme.tokeniser.tokens(t)) for text in texts for t in (text, other_strand(text))))
+    assert len(set(counts)) > 2
+    scheme.room = sorted(counts)[len(counts) // 2]
+    found = [scheme.plan(PAIRS, at, PAIRS[at], changed(PAIRS, at)) for at in range(5, 55)]
+    assert [plan is not None for plan in found] == [count <= scheme.room for count in counts]
 
 
 # --- cost, flanks and rows ---

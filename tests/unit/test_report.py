@@ -290,7 +290,7 @@ def test_alleles_that_only_the_model_skipped_count_as_skipped(tmp_path, ranked):
     later.loc[later.index[10:30], ["status", "reason"]] = ["skipped", "not_evaluable_by_model"]
     text = text_of(section(parsed(written(tmp_path, later, summary=summary_of(ranked))), "alleles"))
     skipped = int(later.loc[later["status"] == "skipped", "input_count"].sum())
-    assert f"{skipped:,} skipped make" in text and "the model has no score for this kind of allele" in text
+    assert f"{skipped:,} skipped make" in text and "the model has no score for this allele" in text
 
 
 def test_counts_that_do_not_add_up_raise_an_alarm(tmp_path, ranked):

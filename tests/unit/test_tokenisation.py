@@ -103,6 +103,20 @@ def test_outcomes_are_the_tokens_of_bases_with_the_chance_of_random_dna(tokenisa
     assert len(tokeniser.index_of) == tokeniser.size == len(tokens)
 
 
+@pytest.mark.parametrize(("tokenisation", "k", "tokens", "unknown"), CASES)
+def test_outcomes_compete_with_those_of_their_own_length_alone(tokenisation, k, tokens, unknown):
+    """Within each group the chances of random DNA add up to one."""
+    tokeniser = load_tokeniser(facts(tokenisation, numbered(tokens), k))
+    assert sum(tokeniser.groups) == len(tokeniser.outcomes)
+    edges = [0, *itertools.accumulate(tokeniser.groups)]
+    lengths = [{len(tokens[token]) for token in tokeniser.outcomes[a:b]} for a, b in itertools.pairwise(edges)]
+    assert [length for length in lengths if length] == [{k}, {1}][
+        : 2 if tokenisation == "kmer" and "A" in tokens else 1
+    ]
+    for first, last in itertools.pairwise(edges):
+        assert last == first or np.exp(tokeniser.chance[first:last]).sum() == pytest.approx(1)
+
+
 @pytest.mark.parametrize(("tokenisation", "k", "tokens"), [case[:3] for case in CASES if case[1] > 1])
 def test_the_outcome_of_a_kmer_is_its_base_4_number_whatever_the_order_of_the_vocabulary(tokenisation, k, tokens):
     tokeniser = load_tokeniser(facts(tokenisation, numbered(tokens), k))

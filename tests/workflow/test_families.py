@@ -70,7 +70,7 @@ def test_methods_follow_tokenisation_and_objective(families):
     found = {name: set(table["method"]) - {""} for name, table in tables(families).items()}
     assert found == {
         "nt-v2": {"masked_token_marginal", "unmasked_pseudo_likelihood"},
-        "dnabert-2": {"masked_span_likelihood"},
+        "dnabert-2": {"masked_spelling_likelihood", "masked_span_likelihood"},
         "generator": {"causal_likelihood"},
         "dnabert-6": {"masked_marginal", "unmasked_pseudo_likelihood"},
     }
