@@ -96,11 +96,10 @@ def naive(adapter, plain, facts, genome: str, alleles: list[tuple], batch: int) 
         for request, entry in ((plan.alt, plan.alt_entry), (plan.ref, plan.ref_entry)):
             for part in scheme.parts(request):
                 ids = part.row.ids.astype(np.int64)
-                ids[list(part.row.masked)] = tokeniser.mask
+                if part.row.masked:
+                    ids[list(part.row.masked)] = tokeniser.mask
                 rows.append(ids)
-                reads.append(
-                    (part.positions - int(adapter.causal), part.candidates[:, entry], part.weight, part.constant)
-                )
+                reads.append((part, entry))
     sums = np.zeros(len(rows))
     order = sorted(range(len(rows)), key=lambda number: len(rows[number]))
     with torch.inference_mode():
@@ -115,9 +114,10 @@ def naive(adapter, plain, facts, genome: str, alleles: list[tuple], batch: int) 
             logits = plain(ids, None if bool(mask.all()) else mask)
             logs = logits[..., adapter.outcomes].float().log_softmax(-1)
             for line, number in enumerate(numbers):
-                positions, candidates, weight, constant = reads[number]
-                read = logs[line, torch.from_numpy(positions), torch.from_numpy(candidates)]
-                sums[number] = weight * float(read.double().sum()) + constant
+                part, entry = reads[number]
+                at = torch.from_numpy(part.positions - int(adapter.causal))
+                columns = logs[line, at].gather(1, torch.from_numpy(part.candidates)).double().sum(0) * part.weight
+                sums[number] = (columns.logsumexp(0) if part.spelt else columns[entry]) + part.constant
     alternate, reference = sums.reshape(-1, 2, 2).mean(2).T
     return alternate - reference
 

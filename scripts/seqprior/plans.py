@@ -27,6 +27,7 @@ from seqprior.tokenisation import LOG_4, BytePair, OverlappingKmer, Tokeniser, T
 
 REQUEST_VERSION = 1  # to be raised when a request of the same identity would get another answer
 MAX_SPELT = 4  # byte-pair tokens over an allele whose spellings are summed; their number grows with each
+MORE_MASKS = (0, 1, 2)  # masks than tokens were there; the fewest with which both alleles can be spelt are taken
 MAX_SPAN = 32  # byte-pair tokens that may be masked together; more is no longer a local change
 
 
@@ -150,10 +151,13 @@ class Scheme(ABC):
         """
         if self.room is None:
             return True
-        whole = all(len(text) % self.facts.k == 0 and "N" not in text for text in sequences)
-        if whole and self.facts.tokenisation != "bpe":
+        return self.fit_as_read(*sequences) and self.fit_as_read(*map(other_strand, sequences))
+
+    def fit_as_read(self, *texts: str) -> bool:
+        """The same on the one strand that each text is written in."""
+        whole = all(len(text) % self.facts.k == 0 and "N" not in text for text in texts)
+        if self.room is None or (whole and self.facts.tokenisation != "bpe"):
             return True
-        texts = (text for sequence in sequences for text in (sequence, other_strand(sequence)))
         return all(len(self._tokens(text)) <= self.room for text in texts)
 
     @property
@@ -399,7 +403,7 @@ def _substituted(kmer: str) -> list[str]:
 class MaskedPieces(Scheme):
     """Byte-pair pieces: an allele may change several tokens, so a span of tokens is masked and read.
 
-    Substitutions: the tokens over the allele and one on either side are masked, and the probability that as many tokens
+    Substitutions: the tokens over the allele and one on either side are masked, and the probability that the masks
     spell the bases with the allele is the sum over all ways to do so. One pass serves all alleles within a token.
 
     Other alleles: the tokens in which the two haplotypes differ are masked, and each haplotype's own tokens are read.
@@ -445,18 +449,17 @@ class MaskedPieces(Scheme):
         return Plan(self.pair_method, *requests)
 
     def _spelling(self, window: str, offset: int, ref: str, alt: str) -> Plan | None:
-        requests = []
-        for allele in (alt, ref):
+        for more in MORE_MASKS:
             # The allele is identified by its bases, base 4, under its length.
-            request = Request(self.site_method, window, (offset, len(ref), _number(allele)))
-            if any(self._spelt(request, strand) is None for strand in range(2)):
-                return None
-            requests.append(request)
-        return Plan(self.site_method, *requests)
+            places = [(offset, len(ref), _number(allele), more) for allele in (alt, ref)]
+            requests = [Request(self.site_method, window, place) for place in places]
+            if all(self._spelt(request, strand) is not None for request in requests for strand in range(2)):
+                return Plan(self.site_method, *requests)
+        return None
 
-    def _spelt(self, request: Request, strand: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """Token positions (M,) around an allele, and the ways (M, S) in which they spell it, as outcomes; or None."""
-        offset, size, number = request.at
+    def _spelt(self, request: Request, strand: int) -> tuple[int, int, np.ndarray] | None:
+        """The tokens [first, last) around an allele, and the ways (masks, S) to spell its bases there; or None."""
+        offset, size, number, more = request.at
         window, allele = request.sequence, _kmer(number, size)
         text, at = (window, offset) if strand == 0 else (other_strand(window), len(window) - offset - size)
         allele = allele if strand == 0 else other_strand(allele)
@@ -468,8 +471,8 @@ class MaskedPieces(Scheme):
         first -= int(first > 0 and tokens.known[first - 1])
         last += int(last < len(tokens) and tokens.known[last])
         begin, end = int(tokens.first[first]), int(tokens.last[last - 1])
-        ways = self._spellings(text[begin:at] + allele + text[at + size : end], last - first)
-        return (np.arange(first, last), np.array(ways).T) if ways else None
+        ways = self._spellings(text[begin:at] + allele + text[at + size : end], last - first + more)
+        return (first, last, np.array(ways).T) if ways else None
 
     def _spell(self, text: str, count: int) -> tuple[tuple[int, ...], ...]:
         """All ways to cut a text into so many pieces of the vocabulary, as outcomes."""
@@ -506,11 +509,9 @@ class MaskedPieces(Scheme):
             outcomes.append(-1 if token is None else int(tokeniser.index_of[token]))
         return position, outcomes
 
-    def _hidden(self, ids: np.ndarray, first: int, last: int) -> np.ndarray:
-        """Token numbers with the mask in place of [first, last)."""
-        hidden = ids.copy()
-        hidden[first:last] = self.tokeniser.mask
-        return hidden
+    def _hidden(self, ids: np.ndarray, first: int, last: int, masks: int) -> np.ndarray:
+        """Token numbers with so many masks in the place of [first, last)."""
+        return np.concatenate([ids[:first], np.full(masks, self.tokeniser.mask, ids.dtype), ids[last:]])
 
     def parts(self, request: Request) -> Iterator[Part]:
         sequence = request.sequence
@@ -523,9 +524,9 @@ class MaskedPieces(Scheme):
             if request.kind == "masked_spelling_likelihood":
                 found = self._spelt(request, strand)
                 assert found is not None
-                at, ways = found
-                masked = Row(self._hidden(tokens.ids, int(at[0]), int(at[-1]) + 1))
-                yield Part(strand, masked, at, ways, constant=request.at[1] * LOG_4, spelt=True)
+                first, last, ways = found
+                row = Row(self._hidden(tokens.ids, first, last, len(ways)))
+                yield Part(strand, row, first + np.arange(len(ways)), ways, constant=request.at[1] * LOG_4, spelt=True)
                 continue
             if request.kind == "unmasked_token_marginal":
                 at = request.at[0] if strand == 0 else len(sequence) - 1 - request.at[0]
@@ -539,7 +540,7 @@ class MaskedPieces(Scheme):
             outcomes = tokeniser.index_of[tokens.ids[at]]
             yield Part(
                 strand,
-                Row(self._hidden(tokens.ids, first, last)),
+                Row(self._hidden(tokens.ids, first, last, last - first)),
                 at,
                 outcomes[:, None],
                 1.0,
@@ -588,8 +589,11 @@ class Causal(Scheme):
         down = self.cutter.downstream
         if not self._readable(left, ref + right[:down]) or not self._readable(right, ref + left[-down:]):
             return None
-        if not self.fits(left + ref + right[:down], left + alt + right[:down], left[-down:] + ref + right):
-            return None
+        if self.room is not None:
+            forward = (left + allele + right[:down] for allele in (ref, alt))
+            reverse = (other_strand(left[-down:] + allele + right) for allele in (ref, alt))
+            if not self.fit_as_read(*forward, *reverse):
+                return None
         alleles = [(allele, self._cuts(left, allele, right, ref, alt)) for allele in (alt, ref)]
         return Plan(self.pair_method, *(Request(self.pair_method, left + allele + right, at) for allele, at in alleles))
 

@@ -143,6 +143,13 @@ class Reference:
 
     def llr(self, method: str, window: str, offset: int, ref: str, alt: str) -> list[float]:
         """By the definition of each method in docs/scores.md, on both strands."""
+        if method == "masked_spelling_likelihood":  # the fewest masks that do for both strands
+            pieces = window[:offset], ref, alt, window[offset + len(ref) :]
+            other = [other_strand(piece) for piece in (pieces[3], ref, alt, pieces[0])]
+            for more in (0, 1, 2):
+                found = [self.masked_spelling_likelihood(*strand, more) for strand in (pieces, other)]
+                if None not in found:
+                    return found
         results = []
         for strand in range(2):
             left, right = window[:offset], window[offset + len(ref) :]
@@ -227,7 +234,7 @@ class Reference:
     def masked_pseudo_likelihood(self, left, ref, alt, right):
         return self.unmasked_pseudo_likelihood(left, ref, alt, right, exact=True)
 
-    def masked_spelling_likelihood(self, left, ref, alt, right):
+    def masked_spelling_likelihood(self, left, ref, alt, right, more=0):
         """Every way to cut the span's bases into as many pieces, each piece a token of the vocabulary."""
         tokens = self.cut(left + ref + right)
         ends = np.cumsum([len(token) for token in tokens])
@@ -236,10 +243,13 @@ class Reference:
         first, last = over[0], over[-1] + 1
         first -= first > 0 and self.known(tokens[first - 1])
         last += last < len(tokens) and self.known(tokens[last])
-        span = tuple(range(first, last))
+        span = tuple(range(first, last + more))
+        ends = [0, *ends]
+        begin, end = ends[first], ends[last]
+        tokens = tokens[:last] + tokens[last - 1 : last] * more + tokens[last:]  # what the masks hide does not matter
         sums = []
         for allele in (alt, ref):
-            bases = (left + allele + right)[starts[first] : ends[last - 1]]
+            bases = (left + allele + right)[begin:end]
             ways = []
             for cuts in itertools.combinations(range(1, len(bases)), len(span) - 1):
                 pieces = [bases[a:b] for a, b in itertools.pairwise([0, *cuts, len(bases)])]
@@ -247,8 +257,8 @@ class Reference:
                     ways.append(
                         sum(self.log_probability(tokens, t, p, span) for t, p in zip(span, pieces, strict=True))
                     )
-            sums.append(np.logaddexp.reduce(ways))
-        return sums[0] - sums[1]
+            sums.append(np.logaddexp.reduce(ways) if ways else None)
+        return None if None in sums else sums[0] - sums[1]
 
     def masked_span_likelihood(self, left, ref, alt, right):
         first, second = self.cut(left + alt + right), self.cut(left + ref + right)
