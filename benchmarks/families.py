@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 BATCH = 32
 TOLERANCE = 2e-3  # of an llr in float32; sums in another order differ by far less
 CARRIERS = 100
+PEAK_BF16 = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense FLOP/s of the SXM boards, NVIDIA's data sheets
 REGION = 300
 
 
@@ -111,8 +112,8 @@ def naive(adapter, plain, facts, genome: str, alleles: list[tuple], batch: int) 
                 ids[line, : len(rows[number])] = torch.from_numpy(rows[number])
             lengths = torch.tensor([len(rows[number]) for number in numbers])
             mask = torch.arange(width) < lengths[:, None]
-            logits = plain(ids, None if bool(mask.all()) else mask)
-            logs = logits[..., adapter.outcomes].float().log_softmax(-1)
+            logits = plain(ids.to(adapter.device), None if bool(mask.all()) else mask.to(adapter.device))
+            logs = logits[..., adapter.outcomes].float().log_softmax(-1).cpu()
             for line, number in enumerate(numbers):
                 part, entry = reads[number]
                 at = torch.from_numpy(part.positions - int(adapter.causal))
@@ -122,7 +123,7 @@ def naive(adapter, plain, facts, genome: str, alleles: list[tuple], batch: int) 
     return alternate - reference
 
 
-def plain_network(facts, eager: bool) -> Callable:
+def plain_network(facts, eager: bool, device) -> Callable:
     """The network as its published code or transformers' default runs it: logits of all positions."""
     import torch
     import torch.nn.functional as F
@@ -131,9 +132,9 @@ def plain_network(facts, eager: bool) -> Callable:
     from seqprior.networks import PORTS, TRANSFORMERS, load_port
 
     if facts.family not in PORTS:
-        model = getattr(transformers, TRANSFORMERS[facts.family][1]).from_pretrained(facts.path).eval()
+        model = getattr(transformers, TRANSFORMERS[facts.family][1]).from_pretrained(facts.path).eval().to(device)
         return lambda ids, mask: model(input_ids=ids, attention_mask=None if mask is None else mask.long()).logits
-    network = load_port(facts, torch.float32)
+    network = load_port(facts, torch.float32).to(device)
 
     def spelled_out(query, key, value, attn_mask=None):
         scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
@@ -167,6 +168,9 @@ def timed(task: Callable, repeats: int = 1) -> tuple[float, object]:
     return best, answer
 
 
+LARGE = Model("NT-v2-500M-shaped", "nt-v2", Shape(1024, 29, 16, 4096, 0.02, 2050), 6000, True)
+
+
 class Bench:
     """All rows of one model."""
 
@@ -183,7 +187,7 @@ class Bench:
         )
         self.readings = {"exact": Reading(), "one-pass": Reading(one_pass_marginals=True)}
         self.load = lambda mode, dtype="float32": load_adapter(self.facts, device, dtype, self.readings[mode])
-        self.plain = plain_network(self.facts, model.eager)
+        self.plain = plain_network(self.facts, model.eager, device)
         self.device = f"{device.type}, {torch.get_num_threads()} threads"
         self.rng = random.Random(args.seed)
         self.rows: list[tuple] = []
@@ -260,6 +264,34 @@ class Bench:
         return self.rows
 
 
+def utilisation_row(bench: Bench, device) -> tuple:
+    """How much of a GPU's bfloat16 peak the engine uses: 2 FLOP a weight of the layers and token, plus attention's."""
+    import torch
+
+    from seqprior.embedding import Scorer
+
+    adapter, facts, shape = bench.load("exact", "bfloat16"), bench.facts, bench.model.shape
+    alleles = snvs(bench.genome, bench.sites(2000), 1)
+    frame, windows = windows_of(facts, bench.genome, alleles, False)
+    scorer = Scorer(adapter.scheme, lambda: adapter)
+    scorer.score(frame.head(400), windows)  # finds the batch budget
+    before = (scorer.throughput.tokens, scorer.throughput.seconds)
+    scorer.score(frame, windows)
+    tokens, seconds = (
+        now - old for now, old in zip((scorer.throughput.tokens, scorer.throughput.seconds), before, strict=True)
+    )
+    weights = sum(p.numel() for name, p in adapter.network.named_parameters() if ".layer." in name)
+    length = facts.window // facts.k + 1
+    done = tokens * (2 * weights + 4 * shape.layers * shape.width * length)
+    name = torch.cuda.get_device_name(device)
+    peak = next((flops for key, flops in PEAK_BF16.items() if key in name), float("nan"))
+    method = (
+        f"bfloat16, {tokens / seconds:.0f} tokens a second of {length} in a row, {done / seconds / peak:.0%} of peak"
+    )
+    return (bench.model.name, f"{len(alleles)} sparse SNVs", method, seconds, f"peak of {name}", done / peak,
+            done / peak / seconds, bench.device)  # fmt: skip
+
+
 def family_rows(args) -> list[tuple]:
     """Rows of the models that `args.models` names, on `args.device`."""
     import pysam
@@ -273,4 +305,6 @@ def family_rows(args) -> list[tuple]:
     with tempfile.TemporaryDirectory() as folder, claimed_device(args.device) as device:
         for model in chosen:
             rows += Bench(model, Path(folder), genome, args, device).all()
+        if device.type == "cuda":
+            rows.append(utilisation_row(Bench(LARGE, Path(folder) / "large", genome, args, device), device))
     return rows

@@ -449,7 +449,10 @@ class MaskedPieces(Scheme):
         return Plan(self.pair_method, *requests)
 
     def _spelling(self, window: str, offset: int, ref: str, alt: str) -> Plan | None:
+        longest = max(len(self._tokens(text)) for text in (window, other_strand(window)))
         for more in MORE_MASKS:
+            if self.room is not None and longest + more > self.room:
+                return None
             # The allele is identified by its bases, base 4, under its length.
             places = [(offset, len(ref), _number(allele), more) for allele in (alt, ref)]
             requests = [Request(self.site_method, window, place) for place in places]

@@ -377,7 +377,7 @@ def test_a_span_holds_the_differing_pieces_of_both_strands_and_nothing_else(fact
     scheme = read_scheme(facts("modernbert"), Reading())
     names = spelling(scheme)
     for at in range(5, 55, 3):
-        for alt in (changed(PAIRS, at), PAIRS[at] + "GG"):
+        for alt in (PAIRS[at] + "GG", PAIRS[at] + "C"):
             plan = scheme.plan(PAIRS, at, PAIRS[at], alt)
             texts = [PAIRS[:at] + allele + PAIRS[at + 1 :] for allele in (alt, PAIRS[at])]
             both = [list(scheme.parts(request)) for request in (plan.alt, plan.ref)]
@@ -403,14 +403,57 @@ def test_a_span_holds_the_differing_pieces_of_both_strands_and_nothing_else(fact
 
 def test_haplotypes_whose_spans_are_equally_long_share_their_row(facts):
     scheme = read_scheme(facts("modernbert"), Reading())
-    shared = 0
+    shared = []
     for at in range(5, 55):
-        plan = scheme.plan(PAIRS, at, PAIRS[at], changed(PAIRS, at))
+        plan = scheme.plan(PAIRS, at, PAIRS[at], PAIRS[at] + "G")
         for first, second in zip(scheme.parts(plan.alt), scheme.parts(plan.ref), strict=True):
             equal = len(first.positions) == len(second.positions)
             assert (first.row.identity == second.row.identity) == equal
-            shared += equal
-    assert shared > 10
+            shared.append(equal)
+    assert 10 < sum(shared) < len(shared) - 10
+
+
+def cuts(text: str, pieces: set[str], count: int) -> set[tuple[str, ...]]:
+    """All ways to write a text as so many pieces, by trying every set of borders."""
+    found = set()
+    for borders in itertools.combinations(range(1, len(text)), count - 1):
+        parts = tuple(text[a:b] for a, b in itertools.pairwise((0, *borders, len(text))))
+        if set(parts) <= pieces:
+            found.add(parts)
+    return found
+
+
+def test_a_substitution_is_read_by_all_spellings_of_its_span_in_one_row_for_all_alleles(facts):
+    scheme = read_scheme(facts("modernbert"), Reading())
+    names, pieces = spelling(scheme), set(scheme.tokeniser.pieces)
+    mask = next(number for number, name in names.items() if name == "[MASK]")
+    planned = 0
+    for at in range(4, 56, 3):
+        for alt in "ACGT".replace(PAIRS[at], ""):
+            plan = scheme.plan(PAIRS, at, PAIRS[at], alt)
+            if plan is None:
+                continue
+            planned += 1
+            both = [list(scheme.parts(request)) for request in (plan.alt, plan.ref)]
+            for allele, parts in zip((alt, PAIRS[at]), both, strict=True):
+                text = PAIRS[:at] + allele + PAIRS[at + 1 :]
+                for part, strand in zip(parts, (text, other_strand(text)), strict=True):
+                    masked = np.flatnonzero(part.row.ids == mask)
+                    assert part.positions.tolist() == masked.tolist()
+                    outside = [names[int(token)] for token in part.row.ids]
+                    before = sum(map(len, outside[1 : masked[0]]))
+                    after = sum(map(len, outside[masked[-1] + 1 : -1]))
+                    span = strand[before : len(strand) - after]
+                    ways = {
+                        tuple(names[int(scheme.tokeniser.outcomes[number])] for number in way)
+                        for way in part.candidates.T
+                    }
+                    assert ways == cuts(span, pieces, len(masked))
+                    assert part.candidates.shape == (len(masked), len(ways))
+                    assert "".join(outside[1 : masked[0]]) + span == strand[: len(strand) - after]
+            for first, second in zip(*both, strict=True):
+                assert first.row.identity == second.row.identity
+    assert planned > 20
 
 
 # --- what a model cannot answer ---
@@ -534,18 +577,25 @@ def test_a_config_without_a_number_of_positions_is_refused(facts, tmp_path, name
     assert str(caught.value).endswith(end)
 
 
-def test_haplotypes_that_fit_no_more_are_not_evaluable(facts, tmp_path):
-    """The count of tokens is that of the longer strand, ends included."""
-    entry = facts("modernbert")
-    scheme = read_scheme(entry, Reading())
-    counts = []
-    for at in range(5, 55):
-        texts = [PAIRS[:at] + allele + PAIRS[at + 1 :] for allele in (PAIRS[at], changed(PAIRS, at))]
-        counts.append(max(len(scheme.tokeniser.tokens(t)) for text in texts for t in (text, other_strand(text))))
-    assert len(set(counts)) > 2
-    scheme.room = sorted(counts)[len(counts) // 2]
-    found = [scheme.plan(PAIRS, at, PAIRS[at], changed(PAIRS, at)) for at in range(5, 55)]
-    assert [plan is not None for plan in found] == [count <= scheme.room for count in counts]
+@pytest.mark.parametrize("size", [1, 3])
+def test_what_would_be_read_in_more_tokens_than_there_is_room_for_is_not_evaluable(facts, size):
+    """Substitutions and insertions of byte pairs; spellings may need more masks than there were tokens."""
+    scheme = read_scheme(facts("modernbert"), Reading())
+    alleles = [(at, changed(PAIRS, at) if size == 1 else PAIRS[at] + "GT") for at in range(5, 55)]
+
+    def planned() -> list:
+        return [scheme.plan(PAIRS, at, PAIRS[at], alt) for at, alt in alleles]
+
+    longest = []
+    for plan in planned():
+        parts = [part for request in (plan.alt, plan.ref) for part in scheme.parts(request)] if plan else []
+        longest.append(max((len(part.row) for part in parts), default=None))
+    lengths = sorted({length for length in longest if length is not None})
+    assert len(lengths) > 2
+    for room in (lengths[0] - 1, *lengths):
+        scheme.room = room
+        found = [plan is not None for plan in planned()]
+        assert found == [length is not None and length <= room for length in longest]
 
 
 # --- cost, flanks and rows ---
