@@ -43,7 +43,7 @@ class Adapter(ABC):
 
     @abstractmethod
     def answer(self, batcher: Batcher, work: Work) -> np.ndarray:
-        """Answers to requests of one kind and width: float32 (N, 2, width), by strand, in forward letters."""
+        """Answers to requests of one kind and width: float64 (N, 2, width), by strand, in forward letters."""
 
     def answers(self, batcher: Batcher, requests: Sequence[Request]) -> np.ndarray:
         """The same from the requests themselves."""
@@ -90,7 +90,7 @@ class BidirectionalAdapter(Adapter):
         requests = work.requests
         if requests[0].kind == self.scheme.site_method:
             return self._marginals(batcher, requests)
-        results = np.zeros((len(requests), 2, 1), np.float32)
+        results = np.zeros((len(requests), 2, 1))
         codes = [encode(request.sequence) for request in requests]
 
         def compute(numbers: list[int]) -> None:
@@ -105,7 +105,7 @@ class BidirectionalAdapter(Adapter):
 
     def _marginals(self, batcher: Batcher, requests: Sequence[Request]) -> np.ndarray:
         """Sites of one window are read from one pass over it."""
-        results = np.zeros((len(requests), 2, 4), np.float32)
+        results = np.zeros((len(requests), 2, 4))
         sites: dict[str, list[int]] = {}
         for number, request in enumerate(requests):
             sites.setdefault(request.sequence, []).append(number)
@@ -202,7 +202,7 @@ class TokenAdapter(Adapter):
                 results[work.owner[part], work.parts[part].strand] += value
 
         batcher.run([pack.length for pack in packs], compute)
-        return results.astype(np.float32)
+        return results
 
     def _read(self, packs: list[Pack], work: Work) -> Tensor:
         """One forward pass: the weighted sums that each part of each row reads, float64 (parts, C)."""

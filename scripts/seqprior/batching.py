@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 FIRST_BUDGET = {"cpu": 1024, "cuda": 16_384}
 LARGEST_BUDGET = {"cpu": 65_536, "cuda": 2_097_152}
 GAIN = 1.05  # a doubled budget stays if it makes tokens this much faster
+NO_MEMORY = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
 PADDED = 1.1  # a row may be padded to so many times its length
 PROGRESS_SECONDS = 10.0
 
@@ -137,7 +138,7 @@ def fits_into_memory(compute: Callable[[list[int]], None], numbers: list[int], d
     except MemoryError:
         return False
     except RuntimeError as error:  # on the CPU, PyTorch has no class for this
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+        if not isinstance(error, torch.OutOfMemoryError) and not any(word in str(error) for word in NO_MEMORY):
             raise
         if device.type == "cuda":
             torch.cuda.empty_cache()

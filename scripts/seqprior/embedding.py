@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HELD_BASES = {"cpu": 16_384, "cuda": 131_072}  # whose states are held at a time for distances
+ERROR_NOTE = "llr_error"
 CHECKED = 64  # alleles whose LLR is computed exactly too, to measure the error of an approximation
 NUMBERS = [name for name in SCORES if name not in ("variant_id", "chrom", "pos", "ref", "alt", "method")][:-2]
 
@@ -137,8 +138,8 @@ class Scorer:
                     keep(work.requests, found)
                     answers.update(zip(work.requests, found, strict=True))
                     continue
-                if self.exact is not None and self.error is None and group.plans and self._adapter is not None:
-                    self.error = self._measured_error(group)
+                if self.exact is not None and self.error is None and group.plans:
+                    self.error = self._error(group)
                 yield self._table(group, group.known | answers)
                 answers.clear()
                 progress.add(len(group.frame))
@@ -174,7 +175,7 @@ class Scorer:
             salt = self.scheme.salt
             with self.store.writer() as writer:
                 yield lambda requests, answers: writer.add(
-                    [request.key(salt) for request in requests], [answer.ravel() for answer in answers]
+                    [request.key(salt) for request in requests], [stored(answer) for answer in answers]
                 )
 
         return nothing() if self.store is None else kept()
@@ -186,8 +187,8 @@ class Scorer:
             missing: dict[tuple[str, int], list[Request]] = {}
             for request in group.requests:
                 known = self._known.get(request.key(salt)) if self._known else None
-                if known is not None and known.size == 2 * request.width:
-                    group.known[request] = known.reshape(2, request.width)
+                if known is not None and known.size == (4 if request.width == 1 else 2 * request.width):
+                    group.known[request] = restored(known, request.width)
                 else:
                     missing.setdefault((request.kind, request.width), []).append(request)
             self.counts["requests"] += len(group.requests)
@@ -204,6 +205,15 @@ class Scorer:
         if work.requests[0].kind == DISTANCES:
             return distances(adapter, self._batcher, work.requests)
         return adapter.answer(self._batcher, work)
+
+    def _error(self, group: Group) -> dict[str, float] | None:
+        """Error of the LLR: measured once something is computed, else as it was measured for the store's answers."""
+        if self._adapter is None:
+            return self.store.read_note(ERROR_NOTE) if self.store is not None else None
+        error = self._measured_error(group)
+        if self.store is not None:
+            self.store.write_note(ERROR_NOTE, error)
+        return error
 
     def _measured_error(self, group: Group) -> dict[str, float]:
         """How far the approximate LLRs of the first alleles lie from exact ones."""
@@ -248,9 +258,11 @@ class Scorer:
             if sites:
                 plans = [group.plans[number] for number in sites]
                 logs = np.stack([answers[plan.alt][:, plan.site : plan.site + 4] for plan in plans])
-                entropies[rows[sites]] = entropy(logs.astype(np.float64).mean(1))
+                entropies[rows[sites]] = entropy(logs.mean(1))
             if group.distances:
-                embedded[rows] = [answers[request].mean(0, dtype=np.float64) for request in group.distances]
+                for row, request in zip(rows, group.distances, strict=True):
+                    if request is not None:
+                        embedded[row] = answers[request].mean(0)
         frame["llr"] = by_strand.mean(1)
         frame["llr_fwd"], frame["llr_rev"] = by_strand.T
         frame["strand_gap"] = np.abs(by_strand[:, 0] - by_strand[:, 1])
@@ -263,10 +275,27 @@ class Scorer:
         return frame[list(SCORES)]
 
 
+def stored(answer: np.ndarray) -> np.ndarray:
+    """An answer (2, width) as the store keeps it, in float32; likelihoods with what that leaves over.
+
+    A likelihood may be in the thousands, where float32 has steps of a thousandth, and it is differences that count.
+    """
+    kept = answer.astype(np.float32)
+    if answer.shape[1] > 1:
+        return kept.ravel()
+    return np.concatenate([kept.ravel(), (answer - kept).astype(np.float32).ravel()])
+
+
+def restored(values: np.ndarray, width: int) -> np.ndarray:
+    """What `stored` was given, float64 (2, width)."""
+    wide = values.astype(np.float64)
+    return (wide[:2] + wide[2:] if width == 1 else wide).reshape(2, width)
+
+
 def _by_strand(plan: Plan, answers: dict[Request, np.ndarray]) -> np.ndarray:
     """LLR of both strands, float64 (2,)."""
     alternate, reference = answers[plan.alt][:, plan.alt_entry], answers[plan.ref][:, plan.ref_entry]
-    return alternate.astype(np.float64) - reference
+    return alternate - reference
 
 
 def entropy(logs: np.ndarray) -> np.ndarray:

@@ -324,7 +324,7 @@ def require_vocabulary(facts: ModelFacts, network: Network, tokeniser: Tokeniser
     size = network.vocab_size
     config = getattr(getattr(network, "model", network), "config", None)
     own = getattr(config, "mask_token_id", None)  # ESM's token dropout looks for it
-    if tokeniser.size > size or size - tokeniser.size > max(128, size // 8):
+    if tokeniser.size > size or size - tokeniser.size > max(64, size // 8):
         raise BadInput(
             f"{facts.path}: the vocabulary of {facts.id} has {tokeniser.size} tokens and the network {size}; "
             "the files are of different models: restore them"

@@ -25,7 +25,7 @@ from seqprior.sequence import reverse_complement as other_strand
 from seqprior.shards import Cutter
 from seqprior.tokenisation import LOG_4, BytePair, OverlappingKmer, Tokeniser, Tokens, load_tokeniser
 
-REQUEST_VERSION = 1  # to be raised when a request of the same identity would get another answer
+REQUEST_VERSION = 2  # to be raised when a request of the same identity would get another answer
 MAX_SPELT = 4  # byte-pair tokens over an allele whose spellings are summed; their number grows with each
 MORE_MASKS = (0, 1, 2)  # masks than tokens were there; the fewest with which both alleles can be spelt are taken
 MAX_SPAN = 32  # byte-pair tokens that may be masked together; more is no longer a local change
@@ -41,10 +41,6 @@ class Row:
     ids: np.ndarray
     masked: tuple[int, ...] = ()
     prefix: int = 0
-
-    @property
-    def identity(self) -> tuple:
-        return self.ids.tobytes(), self.masked, self.prefix
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -155,10 +151,7 @@ class Scheme(ABC):
 
     def fit_as_read(self, *texts: str) -> bool:
         """The same on the one strand that each text is written in."""
-        whole = all(len(text) % self.facts.k == 0 and "N" not in text for text in texts)
-        if self.room is None or (whole and self.facts.tokenisation != "bpe"):
-            return True
-        return all(len(self._tokens(text)) <= self.room for text in texts)
+        return self.room is None or all(len(self._tokens(text)) <= self.room for text in texts)
 
     @property
     def salt(self) -> bytes:
@@ -166,6 +159,7 @@ class Scheme(ABC):
         facts = self.facts
         text = (
             REQUEST_VERSION,
+            facts.family,
             facts.tokenisation,
             facts.objective,
             facts.k,
@@ -217,7 +211,8 @@ class Scheme(ABC):
     def haplotype_flanks(self, offset: int, longest: int, size: int) -> tuple[int, int]:
         """Bases kept left and right of an allele within a haplotype of `size`, the left ones in frame."""
         frame = self.tokeniser.k if self.tokeniser is not None else 1
-        flank = max(1, (size - longest) // 2)
+        least = self.facts.k if self.facts.tokenisation == "overlapping-kmer" else 1
+        flank = max(least, (size - longest) // 2)
         if frame == 1:
             return min(flank, offset), flank
         left = offset % frame + max(flank - offset % frame, 0) // frame * frame
@@ -286,6 +281,8 @@ class MaskedOverlappingKmers(MaskedBases):
 
     def plan(self, window: str, offset: int, ref: str, alt: str) -> Plan | None:
         k = self.facts.k
+        if len(window) + min(0, len(alt) - len(ref)) < k:
+            return None  # a haplotype without a whole k-mer
         around = window[max(offset - k + 1, 0) : offset + len(ref) + k - 1]
         if len(window) < k or not set(around) <= set(BASES):
             return None
@@ -598,7 +595,14 @@ class Causal(Scheme):
             if not self.fit_as_read(*forward, *reverse):
                 return None
         alleles = [(allele, self._cuts(left, allele, right, ref, alt)) for allele in (alt, ref)]
-        return Plan(self.pair_method, *(Request(self.pair_method, left + allele + right, at) for allele, at in alleles))
+        plan = Plan(self.pair_method, *(Request(self.pair_method, left + allele + right, at) for allele, at in alleles))
+        edge = "N" in left[-k:] + ref + right[:k] or min(len(left), len(right)) < down + k
+        return None if k > 1 and edge and self._unread(plan) else plan
+
+    def _unread(self, plan: Plan) -> bool:
+        """True if both haplotypes have the same tokens on a strand: unknown or left-over bases hide the allele."""
+        rows = ([part.row.ids for part in self.parts(request)] for request in (plan.alt, plan.ref))
+        return any(np.array_equal(*pair) for pair in zip(*rows, strict=True))
 
     def _readable(self, before: str, after: str) -> bool:
         """There is something to read before the first token that is predicted, or a start token."""
@@ -683,6 +687,14 @@ SCHEMES: dict[tuple[str, str], type[Scheme]] = {
 }
 
 
+# What each family predicts; code of a checkpoint may do either.
+OBJECTIVES = {
+    "bidirectional-conv": "bidirectional",
+    **dict.fromkeys(("bert", "esm", "esm-gated", "mosaic-bert", "modernbert"), "masked"),
+    **dict.fromkeys(("llama", "mistral", "mixtral", "gpt-neox", "gpt2"), "causal"),
+}
+
+
 def read_scheme(facts: ModelFacts, reading: Reading) -> Scheme:
     """How a fetched model is asked, by its tokenisation and objective, with its tokeniser and without its network.
 
@@ -690,10 +702,10 @@ def read_scheme(facts: ModelFacts, reading: Reading) -> Scheme:
         BadInput: no scheme fits the registry entry, or the vocabulary does not.
     """
     kind = SCHEMES.get((facts.tokenisation, facts.objective))
-    if kind is None:
+    if kind is None or facts.objective != OBJECTIVES.get(facts.family, facts.objective):
         raise BadInput(
-            f"{facts.id}: no way to score with tokenisation {facts.tokenisation} and objective {facts.objective}; "
-            "correct the model registry"
+            f"{facts.id}: no way to score a {facts.family} network with tokenisation {facts.tokenisation} and "
+            f"objective {facts.objective}; correct the model registry"
         )
     if facts.objective == "bidirectional":
         return kind(facts, None, reading)

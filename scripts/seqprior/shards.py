@@ -52,9 +52,10 @@ class Cutter:
         if first < 0 or last > length:
             return None  # a contig shorter than one token
         within = len(ref) == len(alt) and last - first == frame
-        if self.one_pass and within:
+        pieces = self.facts.tokenisation == "bpe"
+        if self.one_pass and within and not (pieces and self.facts.objective == "causal"):
             begin, end = self._tile(first - anchor, frame, 2)
-        elif self.facts.tokenisation == "bpe" and self.facts.objective == "masked" and within:
+        elif pieces and self.facts.objective == "masked" and within:
             begin, end = self._tile(first - anchor, frame, 8)  # sites of one piece share a window, and so a pass
         elif self.facts.objective == "causal":
             before = (self.facts.window - self.downstream) // frame * frame

@@ -14,6 +14,7 @@ the hash of the footer, which is compared first, since Parquet readers may crash
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import re
@@ -99,6 +100,18 @@ class ScoreStore:
     def is_empty(self) -> bool:
         """True if there is no part, so that asking is of no use."""
         return not _parts(self.folder)
+
+    def write_note(self, name: str, note: dict) -> None:
+        """Keep a small fact about all answers of this folder, as JSON; the last writer wins."""
+        with written_whole(self.folder / f"{name}.json") as partial:
+            partial.write_text(json.dumps(note) + "\n", encoding="utf-8")
+
+    def read_note(self, name: str) -> dict | None:
+        """What `write_note` kept; None if there is none that can be read."""
+        try:
+            return json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
 
     def lookup(self, keys: Keys) -> dict[bytes, np.ndarray]:
         """The facts that are there: key to float32 vector. See `lookup_arrays`, which is faster for many keys."""

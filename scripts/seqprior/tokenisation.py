@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from itertools import product
 from math import log
+from pathlib import Path
 
 import numpy as np
 
@@ -113,6 +114,15 @@ class Tokeniser(ABC):
             )
         return np.array([vocabulary[name] for name in names], np.int64)
 
+    def _other(self, number: int | None) -> int:
+        """The token for an unknown base, which every model needs."""
+        if number is None:
+            raise BadInput(
+                f"{self._facts.path}: the vocabulary of {self._facts.id} has no token for an unknown base; expected N "
+                "or an unknown or mask token; name one under tokens in the model registry"
+            )
+        return number
+
     def _inverse(self) -> np.ndarray:
         index = np.full(self.size, -1, np.int64)
         index[self.outcomes] = np.arange(len(self.outcomes))
@@ -143,12 +153,7 @@ class SingleBase(Tokeniser):
     def __init__(self, facts: ModelFacts, vocabulary: dict[str, int]) -> None:
         super().__init__(facts, vocabulary)
         self.outcomes = self._require(vocabulary, list(BASES))
-        other = vocabulary.get("N", self.unknown if self.unknown is not None else self.mask)
-        if other is None:
-            raise BadInput(
-                f"{facts.path}: the vocabulary of {facts.id} has no token for an unknown base; expected N or an "
-                "unknown or mask token; name one under tokens in the model registry"
-            )
+        other = self._other(vocabulary.get("N", self.unknown if self.unknown is not None else self.mask))
         self._token_of = np.array([*self.outcomes, other], np.int32)
         self.chance = np.full(4, -LOG_4)
         self._index = self._inverse()
@@ -170,8 +175,8 @@ class OverlappingKmer(Tokeniser):
         super().__init__(facts, vocabulary)
         self.width = facts.k
         self.outcomes = self._require(vocabulary, kmers(facts.k))
-        other = self.unknown if self.unknown is not None else self.mask
-        self._token_of = np.append(self.outcomes, -1 if other is None else other).astype(np.int32)
+        other = self._other(self.unknown if self.unknown is not None else self.mask)
+        self._token_of = np.append(self.outcomes, other).astype(np.int32)
         self.chance = np.full(len(self.outcomes), -LOG_4 * facts.k)
         self._index = self._inverse()
 
@@ -205,8 +210,8 @@ class Kmer(Tokeniser):
         self.chance = np.concatenate([np.full(len(whole), -LOG_4 * self.k), np.full(len(single), -LOG_4)])
         fallback = vocabulary.get("N", self.unknown if self.unknown is not None else self.mask)
         self._token_of_kmer = whole.astype(np.int32)
-        letters = [vocabulary.get(base, fallback) for base in (*BASES, "N")]
-        self._token_of_base = np.array([-1 if token is None else token for token in letters], np.int32)
+        letters = [self._other(vocabulary.get(base, fallback)) for base in (*BASES, "N")]
+        self._token_of_base = np.array(letters, np.int32)
         self._index = self._inverse()
 
     @property
@@ -257,6 +262,11 @@ class BytePair(Tokeniser):
             raise BadInput(f"{file}: no byte-pair tokeniser of {facts.id} ({error}); restore the file") from error
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
+        if getattr(self._tokenizer.model, "dropout", None):
+            raise BadInput(
+                f"{file}: the tokeniser of {facts.id} cuts at random (dropout), so no score could be repeated; set "
+                "dropout in the file to null"
+            )
         pieces = {piece: number for piece, number in vocabulary.items() if piece and set(piece) <= set(BASES)}
         self._require(vocabulary, list(BASES))
         self.pieces = pieces
@@ -264,10 +274,23 @@ class BytePair(Tokeniser):
         length = {number: len(piece) for piece, number in pieces.items()}
         self.chance = np.array([-LOG_4 * length[number] for number in self.outcomes])
         self._index = self._inverse()
-        if not len(self.cut("ACGTACGTACGT")[0]) or not self.cut("ACGTACGTACGT")[3].all():
-            raise BadInput(
-                f"{file}: the tokeniser of {facts.id} maps A, C, G and T to unknown; check that it is one of DNA"
+        self._require_faithful(file)
+
+    def _require_faithful(self, file: Path) -> None:
+        """Pieces tile the sequence and spell it, whatever the file's normaliser and splitter do."""
+        letters = np.random.default_rng(0).choice(list(BASES), 600)
+        for text in ("".join(letters[:300]), "".join(letters[300:450]) + "N" + "".join(letters[450:])):
+            ids, first, last, known = self.cut(text)
+            tiled = len(ids) > 0 and first[0] == 0 and last[-1] == len(text) and (first[1:] == last[:-1]).all()
+            spelt = all(
+                self.pieces.get(text[a:b]) == i for i, a, b in zip(ids[known], first[known], last[known], strict=True)
             )
+            unknown = sum(last[~known] - first[~known])
+            if not tiled or not spelt or unknown > text.count("N"):
+                raise BadInput(
+                    f"{file}: the tokeniser of {self._facts.id} does not cut DNA into pieces that spell it (A, C, G, T "
+                    "and N, each base in one piece); check that it is one of DNA"
+                )
 
     @property
     def index_of(self) -> np.ndarray:

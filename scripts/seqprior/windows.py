@@ -9,6 +9,7 @@ one longer window.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,14 +20,18 @@ from seqprior.models import ModelFacts
 from seqprior.shards import Cutter, ShardWriter
 from seqprior.variants import ReferenceSequence, scored_alleles
 
+UNKNOWN_LETTER = re.compile("[^ACGT]")
 MAX_TILE = 8192  # bases of a shared window; bounds the memory of one row
 SITE_BASES = 32  # bases of a shared window that cost as much as one site in a window of its own (measured on a CPU)
 GROUP = 4096  # alleles whose windows are held, written and scored together
 
 
 def padded(sequence: str, start: int, end: int) -> str:
-    """`sequence[start:end]` with N for what lies beyond the ends. 0-based half-open; start may be negative."""
-    inner = sequence[max(start, 0) : max(end, 0)]
+    """`sequence[start:end]` in A, C, G, T, with N for other letters and for what lies beyond the ends.
+
+    0-based half-open; start may be negative.
+    """
+    inner = UNKNOWN_LETTER.sub("N", sequence[max(start, 0) : max(end, 0)])
     left = min(max(-start, 0), end - start)
     return "N" * left + inner + "N" * (end - start - left - len(inner))
 

@@ -29,7 +29,8 @@ class Group:
 
     Attributes:
         frame: rows of `shards.ALLELE_COLUMNS`. rows: those of it that have a plan. plans: one for each of these.
-        requests: each distinct request once. distances: request of each planned row, if they are wanted.
+        requests: each distinct request once. distances: of each planned row, if they are wanted, the
+            request, or None where the haplotypes have more tokens than the network takes.
         known: answers from the store.
     """
 
@@ -37,7 +38,7 @@ class Group:
     rows: list[int]
     plans: list[Plan]
     requests: dict[Request, None]
-    distances: list[Request] = field(default_factory=list)
+    distances: list[Request | None] = field(default_factory=list)
     known: dict[Request, np.ndarray] = field(default_factory=dict)
 
 
@@ -57,10 +58,8 @@ def plan_group(
         wanted = [plan.alt, plan.ref]
         if embedding_window is not None:
             request = distance_request(scheme, text, at, ref, alt, embedding_window)
-            if request is None:
-                continue
             group.distances.append(request)
-            wanted.append(request)
+            wanted += [] if request is None else [request]
         group.rows.append(row)
         group.plans.append(plan)
         group.requests.update(dict.fromkeys(wanted))
@@ -114,9 +113,12 @@ def make_work(scheme: Scheme, requests: list[Request]) -> Work:
     if scheme.tokeniser is None or requests[0].kind == DISTANCES:
         return work
     number_of: dict[tuple, int] = {}
+    content: dict[int, bytes] = {}  # by array, since rows that mask one token each share their token numbers
     for number, request in enumerate(requests):
         for part in scheme.parts(request):
-            row = number_of.setdefault(part.row.identity, len(work.rows))
+            ids = part.row.ids
+            text = content.get(id(ids)) or content.setdefault(id(ids), ids.tobytes())
+            row = number_of.setdefault((text, part.row.masked, part.row.prefix), len(work.rows))
             if row == len(work.rows):
                 work.rows.append(part.row)
                 work.reads.append([])

@@ -152,7 +152,7 @@ def test_marginals_equal_one_pass_each(checkpoints, name, length, mask):
         for expected, logs in zip(on_both_strands(model, facts, text, at, mask), strands, strict=True):
             np.testing.assert_allclose(logs, [expected[base] for base in "ACGT"], atol=1e-4)
     assert np.abs(found[:, 0] - found[:, 1]).max() > 0.01
-    assert found.dtype == np.float32
+    assert found.dtype == np.float64
 
 
 @pytest.mark.parametrize("name", SINGLE)
@@ -344,7 +344,7 @@ def test_bfloat16_is_float32_but_for_rounding(checkpoints, name, bound):
         plans = [adapter.scheme.plan(text, 30, text[30], "A" if text[30] != "A" else "C") for text in texts]
         answers.append(ask(adapter, [plan.alt for plan in plans]))
     exact, coarse = answers
-    assert exact.dtype == coarse.dtype == np.float32
+    assert exact.dtype == coarse.dtype == np.float64
     assert 0 < np.abs(exact - coarse).mean() < bound / 4
     assert np.abs(exact - coarse).max() < bound
 

@@ -934,7 +934,14 @@ class MemoryStore:
     """A score store that is a dictionary."""
 
     facts: dict[bytes, np.ndarray] = field(default_factory=dict)
+    notes: dict[str, dict] = field(default_factory=dict)
     lookups: int = 0
+
+    def write_note(self, name: str, note: dict) -> None:
+        self.notes[name] = note
+
+    def read_note(self, name: str) -> dict | None:
+        return self.notes.get(name)
 
     def is_empty(self) -> bool:
         return not self.facts

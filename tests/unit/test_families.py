@@ -84,6 +84,7 @@ class Reference:
         import transformers
 
         self.facts, self.kind = facts, KINDS[facts.id]
+        self.read: dict[tuple[int, ...], torch.Tensor] = {}
         config = json.loads((facts.path / "config.json").read_text())
         if self.kind.family in ("esm-gated", "mosaic-bert"):
             self.adapter = load_adapter(facts, torch.device("cpu"), "float32", Reading())
@@ -130,7 +131,10 @@ class Reference:
         """log p(wanted) for token `at`, over the tokens of bases or over those of `among`."""
         causal = self.kind.objective == "causal"
         ids, lead = self.row(tokens, masked, end=not causal)
-        logits = self.logits(ids)[0, at + lead - int(causal)].double()
+        key = tuple(ids[0].tolist())
+        if key not in self.read:  # one row is read at many places
+            self.read[key] = self.logits(ids)[0].double()
+        logits = self.read[key][at + lead - int(causal)]
         others = self.dna
         if self.kind.tokenisation == "kmer":  # whole k-mers among k-mers, left-over bases among bases
             others = [n for t, n in self.number.items() if len(t) == len(wanted) and set(t) <= set("ACGT")]

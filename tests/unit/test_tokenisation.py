@@ -401,8 +401,34 @@ def test_byte_pairs_that_map_bases_to_unknown_are_refused(tmp_path):
     )
     refused(
         facts("bpe", {}, folder=tmp_path),
-        f"{tmp_path / 'tokenizer.json'}: the tokeniser of m maps A, C, G and T to unknown; check that it is one of DNA",
+        f"{tmp_path / 'tokenizer.json'}: the tokeniser of m does not cut DNA into pieces that spell it (A, C, G, T "
+        "and N, each base in one piece); check that it is one of DNA",
     )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"normalizer": {"type": "Replace", "pattern": {"String": "T"}, "content": "A"}},
+        {"normalizer": {"type": "Prepend", "prepend": "A"}},
+        {"model": {"dropout": 0.3}},
+        {"model": {"unk_token": None}},
+    ],
+)
+def test_a_byte_pair_file_that_does_not_spell_dna_or_cuts_at_random_is_refused(tmp_path, change):
+    import json
+
+    from random_models import KINDS, write_vocabulary
+
+    write_vocabulary(KINDS["dnabert-2"], tmp_path, 300, random_text())
+    file = tmp_path / "tokenizer.json"
+    content = json.loads(file.read_text())
+    for key, value in change.items():
+        content[key] = {**content[key], **value} if key == "model" else value
+    load_tokeniser(facts("bpe", {}, folder=tmp_path))
+    file.write_text(json.dumps(content))
+    with pytest.raises(BadInput, match=r"does not cut DNA into pieces that spell it|cuts at random \(dropout\)"):
+        load_tokeniser(facts("bpe", {}, folder=tmp_path))
 
 
 def test_byte_pairs_without_the_four_bases_are_refused(tmp_path):

@@ -59,7 +59,8 @@ def test_the_record_of_the_run_says_how_much_each_model_could_evaluate(families)
         assert model["id"] == name
         assert model["evaluable_share"] == pytest.approx((table["status"] == "scored").sum() / reached)
         assert model["not_evaluable"] == (table["reason"] == "not_evaluable_by_model").sum()
-        assert model["digest"] == json.loads((families.folder / f"results/models/{name}/manifest.json").read_text())["digest"]
+        manifest = json.loads((families.folder / "results" / "models" / name / "manifest.json").read_text())
+        assert model["digest"] == manifest["digest"]
         assert set(lock[name]["files"]) >= {"config.json", "model.safetensors"}
     counts = run["counts"]
     assert counts["scored"] + counts["skipped"] == counts["unique_alleles"] == len(variants)
