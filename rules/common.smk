@@ -32,6 +32,10 @@ def require_finite(values, where="config"):
 require_finite(config)
 check(config, "../schemas/config.schema.yaml", "config", "config/README.md")
 
+for section, key in (("scoring", "store"), ("models", "lock")):
+    if config[section][key]:
+        config[section][key] = os.path.expanduser(config[section][key])
+
 COHORT = config["cohort"]
 REFERENCE = config["reference"]["name"]
 MODELS = config["models"]["dna"]

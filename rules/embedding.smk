@@ -29,26 +29,27 @@ rule score_variants:
         mem_mb=4000,
         runtime=60,
         gpu=1 if config["scoring"]["device"] == "gpu" else 0,
+        # Here and not under params, since a change of these changes no score and shall rerun nothing.
+        store=config["scoring"]["store"] or "",
+        lock=config["models"]["lock"],
+        batch_tokens=str(config["scoring"]["batch_tokens"]),
     params:
         device=config["scoring"]["device"],
         dtype=config["scoring"]["dtype"],
         compiled="--compile" if config["scoring"]["compile"] else "",
-        batch_tokens=config["scoring"]["batch_tokens"],
         marginals=config["scoring"]["marginals"],
         pseudo_likelihood=config["scoring"]["pseudo_likelihood"],
         checkpoint=subpath(input.manifest, parent=True),
-        lock=config["models"]["lock"],
-        allowed=config["models"]["remote_code"],
-        store=["--store", config["scoring"]["store"]] if config["scoring"]["store"] else [],
+        allowed=lambda wildcards: [model for model in config["models"]["remote_code"] if model == wildcards.model],
         embeddings=lambda wildcards: (
             "" if config["scoring"]["embeddings"] and wildcards.base != BACKGROUND else "--no-embeddings"
         ),
     shell:
         "python {input.cli:q} --shard {input.shard:q} --registry {input.registry:q} --model {wildcards.model:q}"
-        " --checkpoint {params.checkpoint:q} --lock {params.lock:q} --allow-code {params.allowed:q}"
-        " --device {params.device} --dtype {params.dtype} {params.compiled} --batch-tokens {params.batch_tokens}"
+        " --checkpoint {params.checkpoint:q} --lock {resources.lock:q} --allow-code {params.allowed:q}"
+        " --device {params.device} --dtype {params.dtype} {params.compiled} --batch-tokens {resources.batch_tokens:q}"
         " --marginals {params.marginals} --pseudo-likelihood {params.pseudo_likelihood} {params.embeddings}"
-        " {params.store:q} --threads {threads} --output {output.scores:q} --stats {output.stats:q} 2>&1 | tee {log:q} >&2"
+        " --store {resources.store:q} --threads {threads} --output {output.scores:q} --stats {output.stats:q} 2>&1 | tee {log:q} >&2"
 
 
 rule gather_scores:

@@ -42,6 +42,7 @@ rule export_embeddings:
         mem_mb=8000,
         runtime=240,
         gpu=1 if config["scoring"]["device"] == "gpu" else 0,
+        lock=config["models"]["lock"],
     params:
         sequences=lambda wildcards, input: [
             part
@@ -54,15 +55,14 @@ rule export_embeddings:
         batch_tokens=config["scoring"]["batch_tokens"],
         max_unknown_share=config["scoring"]["max_unknown_share"],
         checkpoint=subpath(input.manifest, parent=True),
-        lock=config["models"]["lock"],
-        allowed=config["models"]["remote_code"],
+        allowed=lambda wildcards: [model for model in config["models"]["remote_code"] if model == wildcards.model],
         settings=json.dumps(config["embeddings"]),
         folder=subpath(output.store, parent=True),
         h5ad=lambda wildcards, output: ["--h5ad", output.h5ad] if config["embeddings"]["h5ad"] else [],
     shell:
         "python {input.cli:q} {params.sequences:q} --fasta {input.fasta:q} --contigs {input.contigs:q}"
         " --aliases {params.aliases:q} --registry {input.registry:q} --model {wildcards.model:q}"
-        " --checkpoint {params.checkpoint:q} --lock {params.lock:q} --allow-code {params.allowed:q}"
+        " --checkpoint {params.checkpoint:q} --lock {resources.lock:q} --allow-code {params.allowed:q}"
         " --device {params.device} --arithmetic {params.dtype} --batch-tokens {params.batch_tokens}"
         " --max-unknown-share {params.max_unknown_share} --settings {params.settings:q} --threads {threads}"
         " --output {params.folder:q} {params.h5ad:q} 2>&1 | tee {log:q} >&2"

@@ -29,6 +29,7 @@ rule probe_model:
         mem_mb=4000,
         runtime=60,
         gpu=1 if config["scoring"]["device"] == "gpu" else 0,
+        lock=config["models"]["lock"],
     params:
         device=config["scoring"]["device"],
         dtype=config["scoring"]["dtype"],
@@ -37,11 +38,10 @@ rule probe_model:
         marginals=config["scoring"]["marginals"],
         pseudo_likelihood=config["scoring"]["pseudo_likelihood"],
         checkpoint=subpath(input.manifest, parent=True),
-        lock=config["models"]["lock"],
-        allowed=config["models"]["remote_code"],
+        allowed=lambda wildcards: [model for model in config["models"]["remote_code"] if model == wildcards.model],
     shell:
         "python {input.cli:q} --registry {input.registry:q} --model {wildcards.model:q}"
-        " --checkpoint {params.checkpoint:q} --lock {params.lock:q} --allow-code {params.allowed:q}"
+        " --checkpoint {params.checkpoint:q} --lock {resources.lock:q} --allow-code {params.allowed:q}"
         " --device {params.device} --dtype {params.dtype} {params.compiled} --batch-tokens {params.batch_tokens}"
         " --marginals {params.marginals} --pseudo-likelihood {params.pseudo_likelihood}"
         " --threads {threads} --output {output.probe:q} 2>&1 | tee {log:q} >&2"

@@ -28,14 +28,14 @@ rule fetch_model:
     resources:
         mem_mb=4000,
         runtime=240,
+        lock=config["models"]["lock"],  # a resource, since another place of the file changes nothing
     params:
         checkpoint=lambda wildcards, input: os.path.dirname(input.checkpoint[0]) if input.checkpoint else "",
         keep="" if config["models"]["registry"] else "--copy",  # shipped files are in a cache that ends with the run
-        lock=config["models"]["lock"],
         folder=subpath(output.manifest, parent=True),
     shell:
         "python {input.cli:q} --registry {input.registry:q} --model {wildcards.model:q}"
-        " --checkpoint {params.checkpoint:q} {params.keep:q} --lock {params.lock:q} --output {params.folder:q}"
+        " --checkpoint {params.checkpoint:q} {params.keep:q} --lock {resources.lock:q} --output {params.folder:q}"
         " 2>&1 | tee {log:q} >&2"
 
 

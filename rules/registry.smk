@@ -10,10 +10,11 @@ def read_models(path):
             raise WorkflowError(f"{path}: expected a model registry in YAML ({error})")
     entries = entries if isinstance(entries, dict) else {}
     check(entries, "../schemas/models.schema.yaml", "model registry", "schemas/models.schema.yaml")
-    for name in MODELS:
-        if name not in entries["models"]:
-            known = ", ".join(sorted(entries["models"]))
-            raise WorkflowError(f"config, models.dna: no model {name!r} in the registry; known are {known}")
+    for key, names in (("dna", MODELS), ("remote_code", config["models"]["remote_code"])):
+        for name in names:
+            if name not in entries["models"]:
+                known = ", ".join(sorted(entries["models"]))
+                raise WorkflowError(f"config, models.{key}: no model {name!r} in the registry; known are {known}")
     return entries["models"]
 
 

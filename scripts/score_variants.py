@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--marginals", choices=["exact", "one-pass"], default="exact")
     parser.add_argument("--pseudo-likelihood", choices=["one-pass", "exact"], default="one-pass")
     parser.add_argument("--no-embeddings", action="store_true", help="leave the embedding distances empty")
-    parser.add_argument("--store", type=Path, help="score store")
+    parser.add_argument("--store", default="", help="folder of the score store; empty for none")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, required=True, help="scores, as Parquet")
     parser.add_argument("--stats", type=Path, required=True, help="throughput, as JSON")
@@ -44,7 +44,7 @@ def main() -> None:
     if args.store:
         from seqprior.store import ScoreStore
 
-        store = ScoreStore(args.store, digest, arithmetic + "-compiled" * args.compile)
+        store = ScoreStore(Path(args.store), digest, arithmetic + "-compiled" * args.compile)
     with Job(facts, reading, args.device, args.threads) as job:
         load = partial(job.load, arithmetic, compiled=args.compile)
         exact = None if arithmetic == "float32" and not args.compile else partial(job.load, "float32")

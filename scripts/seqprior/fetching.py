@@ -101,6 +101,7 @@ def fetch(facts: ModelFacts, lock: Path, output: Path, copy: bool = False) -> st
             _require_locked(facts.id, entry.files, digests, paths, lock)
         _require_registered(facts, digests)
         _require_own_code(facts, paths)
+        _require_whole(facts.id, paths)
         with full_disk_named(output.parent):
             staging = output.with_name(f".partial-{output.name}")
             shutil.rmtree(staging, ignore_errors=True)  # of a fetch that was killed
@@ -486,6 +487,21 @@ def _require_own_code(facts: ModelFacts, paths: dict[str, Path]) -> None:
                 f"{paths[name]}: the code is to come from another repository ({named}), which nothing pins; put all of"
                 " it into one folder and name that as path"
             )
+
+
+def _require_whole(model: str, paths: dict[str, Path]) -> None:
+    """A cut file would be locked as it is, and then be right for ever."""
+    from safetensors import SafetensorError, safe_open
+
+    for name, path in paths.items():
+        if name.endswith(".safetensors"):
+            try:
+                with safe_open(path, framework="numpy"):
+                    continue
+            except (SafetensorError, OSError) as error:
+                raise BadInput(
+                    f"{path}: the weights of {model} are cut or damaged ({error}); copy or download the file again"
+                ) from error
 
 
 def _fill(staging: Path, fetched: Manifest, paths: dict[str, Path], copy: bool) -> Manifest:

@@ -1188,6 +1188,9 @@ def test_windows_of_more_pieces_than_learned_positions_are_not_evaluable(tmp_pat
 def test_a_run_in_another_arithmetic_loads_no_model_either_if_the_store_knows_all():
     exact, coarse, store = bidirectional(), bidirectional("bfloat16"), MemoryStore()
     table, windows = cut(GENOME, substitutions(GENOME, 60), exact.scheme.facts)
-    first = Scorer(coarse.scheme, lambda: coarse, 4096, None, store, lambda: exact).score(table, windows)
-    again = Scorer(coarse.scheme, never, 4096, None, store, never).score(table, windows)
-    pd.testing.assert_frame_equal(again, first)
+    scorer = Scorer(coarse.scheme, lambda: coarse, 4096, None, store, lambda: exact)
+    first = scorer.score(table, windows)
+    rerun = Scorer(coarse.scheme, never, 4096, None, store, never)
+    pd.testing.assert_frame_equal(rerun.score(table, windows), first)
+    assert rerun.error == scorer.error, "as it was measured for these answers"
+    assert rerun.error is not None
