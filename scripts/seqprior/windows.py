@@ -23,7 +23,7 @@ from seqprior.variants import ReferenceSequence, scored_alleles
 UNKNOWN_LETTER = re.compile("[^ACGT]")
 MAX_TILE = 8192  # bases of a shared window; bounds the memory of one row
 SITE_BASES = 32  # bases of a shared window that cost as much as one site in a window of its own (measured on a CPU)
-GROUP = 4096  # alleles whose windows are held, written and scored together
+GROUP = 16_384  # alleles whose windows are held, written and scored together
 
 
 def padded(sequence: str, start: int, end: int) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 DISTANCES = "embedding_distance"  # kind of the requests for distances between two haplotypes' states
 ROWS_AHEAD = 2**22  # bases of requests that are turned into token rows at a time
+SHARED = 32  # bases that a further request of the same sequence counts
 BRANCHED = 3  # times its length that a row may grow to by the branches of others
 
 
@@ -76,12 +77,13 @@ def distance_request(scheme: Scheme, window: str, offset: int, ref: str, alt: st
 
 
 def portions(requests: Sequence[Request], passes: Callable[[Request], int]) -> Iterator[list[Request]]:
-    """The requests in portions whose token rows fit into memory together."""
+    """The requests in portions whose token rows fit into memory together. Those of one sequence share its rows."""
     portion: list[Request] = []
-    bases = 0
+    bases, previous = 0, ""
     for request in requests:
         portion.append(request)
-        bases += len(request.sequence) * passes(request)
+        bases += (len(request.sequence) if request.sequence is not previous else SHARED) * passes(request)
+        previous = request.sequence
         if bases >= ROWS_AHEAD:
             yield portion
             portion, bases = [], 0
