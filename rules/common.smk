@@ -18,7 +18,17 @@ def check(data, schema, what, described):
         if not hasattr(fault, "json_path"):
             raise
         where = fault.json_path.removeprefix("$").lstrip(".") or "top level"
-        raise WorkflowError(f"{what}, {where}: {fault.message}; {described} describes every key")
+        message = fault.message
+        if fault.validator == "oneOf":  # its own message names nothing
+            message = f"{fault.instance!r} is neither {' nor '.join(map(option, fault.validator_value))}"
+        raise WorkflowError(f"{what}, {where}: {message}; {described} describes every key")
+
+
+def option(schema):
+    """One of several schemas in words."""
+    words = schema.get("type", "").replace("integer", "a whole number")
+    words += f" of at least {schema['minimum']}" if "minimum" in schema else ""
+    return repr(schema["const"]) if "const" in schema else words or f"an entry with {schema['required'][0]}"
 
 
 def require_finite(values, where="config"):

@@ -134,9 +134,10 @@ class Scorer:
             answers: dict[Request, np.ndarray] = {}
             for group, work in ahead(self._work(groups)):
                 if work is not None:
-                    found = self.compute(work)
-                    keep(work.requests, found)
-                    answers.update(zip(work.requests, found, strict=True))
+                    kept = [stored(answer) for answer in self.compute(work)]
+                    keep(work.requests, kept)
+                    for request, values in zip(work.requests, kept, strict=True):  # as a rerun will find them
+                        answers[request] = restored(values, request.width)
                     continue
                 if self.exact is not None and self.error is None and group.plans:
                     self.error = self._error(group)
@@ -163,20 +164,18 @@ class Scorer:
         self._known = store.lookup(list(keys))
 
     def _writing(self):
-        """Something to call with requests and answers, which keeps them in the store."""
+        """Something to call with requests and what to keep of their answers."""
         from contextlib import contextmanager
 
         @contextmanager
         def nothing():
-            yield lambda requests, answers: None
+            yield lambda requests, kept: None
 
         @contextmanager
         def kept():
             salt = self.scheme.salt
             with self.store.writer() as writer:
-                yield lambda requests, answers: writer.add(
-                    [request.key(salt) for request in requests], [stored(answer) for answer in answers]
-                )
+                yield lambda requests, kept: writer.add([request.key(salt) for request in requests], kept)
 
         return nothing() if self.store is None else kept()
 

@@ -143,7 +143,7 @@ def test_the_development_data_of_an_example_exist(shared_data, name):
         ({"colour": "blue"}, "config, top level: Additional properties are not allowed ('colour' was unexpected)"),
         ({"scoring": {"dtyp": 1}}, "config, scoring: Additional properties are not allowed ('dtyp' was unexpected)"),
         ({"models": {"dna": "yeast-mini"}}, "config, models.dna: 'yeast-mini' is not of type 'array'"),
-        ({"scoring": {"shards": 0}}, "config, scoring.shards: 0 is not valid under any of the given schemas"),
+        ({"scoring": {"shards": 0}}, "config, scoring.shards: 0 is neither 'auto' nor a whole number of at least 1"),
         ({"calibration": {"blocks": 0}}, "config, calibration.blocks: 0 is less than the minimum of 1"),
         ({"reference": {"name": "mine"}}, "config, reference: 'fasta' is a required property"),
     ],

@@ -142,7 +142,9 @@ def test_run_json_has_the_digests_of_the_files(completed, run):
         name: sha256(completed.folder / name) for name in files
     }
     weights = completed.folder / "resources" / "models" / MODEL / "model.safetensors"
-    assert [model["digest"] for model in run["models"]] == [sha256(weights)]
+    manifest = json.loads((completed.folder / "results" / "models" / MODEL / "manifest.json").read_text())
+    assert manifest["files"]["model.safetensors"] == sha256(weights)
+    assert [model["digest"] for model in run["models"]] == [manifest["digest"]]
     assert run["models"][0]["licence"] == "MIT"
     assert run["config"]["reference"] == completed.config["reference"] | {
         "aliases": {},
@@ -164,6 +166,7 @@ def test_nothing_partial_stays_and_every_job_has_a_log(completed):
     assert list(completed.folder.rglob(".partial*")) == []
     logs = {path.relative_to(completed.folder / "logs") for path in completed.folder.glob("logs/**/*.log")}
     assert {log.name.split(".")[0] for log in logs} == {
+        "fetch_model",
         "prepare_reference",
         "prepare_genes",
         "draw_background",

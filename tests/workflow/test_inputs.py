@@ -52,7 +52,8 @@ CONFIG_FAULTS = {
     ),
     "a value of the wrong type": (
         {"scoring": {"shards": "two"}},
-        "config, scoring.shards: 'two' is not of type 'integer'; config/README.md describes every key",
+        "config, scoring.shards: 'two' is neither 'auto' nor a whole number of at least 1; "
+        "config/README.md describes every key",
     ),
     "an unknown model": (
         {"models": {"dna": ["evo9"]}},

@@ -59,7 +59,13 @@ def test_new_weights_rerun_scoring(done):
     old = yaml.safe_load(registry.read_text())["models"]["tiny"]["digest"]
     write_model(folder, registry, "resources/models/tiny", seed=2)
     assert yaml.safe_load(registry.read_text())["models"]["tiny"]["digest"] != old
-    assert done.planned() == {"extract_windows": 2, **SCORING}
+    assert done.planned() == {"fetch_model": 1, "extract_windows": 1, "extract_background_windows": 1, **SCORING}
+
+
+@pytest.mark.parametrize("change", [{"store": "elsewhere"}, {"batch_tokens": 512}])
+def test_a_setting_that_changes_no_score_reruns_nothing_but_the_record_of_the_config(done, change):
+    done.config["scoring"] = change
+    assert done.planned() == {"record_run": 1, **REPORT}
 
 
 def test_a_new_vcf_reruns_the_cohort_and_nothing_shared(done):
