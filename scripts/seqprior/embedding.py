@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -130,12 +131,14 @@ class Scorer:
         if self.store is not None and not self.store.is_empty():
             self._look_up(self._planned(groups))
         progress = Progress("alleles", total, "allele")
-        with self._writing() as keep:
+        salt = self.scheme.salt
+        with nullcontext() if self.store is None else self.store.writer() as writer:
             answers: dict[Request, np.ndarray] = {}
             for group, work in ahead(self._work(groups)):
                 if work is not None:
                     kept = [stored(answer) for answer in self.compute(work)]
-                    keep(work.requests, kept)
+                    if writer is not None:
+                        writer.add([request.key(salt) for request in work.requests], kept)
                     for request, values in zip(work.requests, kept, strict=True):  # as a rerun will find them
                         answers[request] = restored(values, request.width)
                     continue
@@ -162,22 +165,6 @@ class Scorer:
         assert store is not None
         keys = {request.key(salt) for group in groups for request in group.requests}
         self._known = store.lookup(list(keys))
-
-    def _writing(self):
-        """Something to call with requests and what to keep of their answers."""
-        from contextlib import contextmanager
-
-        @contextmanager
-        def nothing():
-            yield lambda requests, kept: None
-
-        @contextmanager
-        def kept():
-            salt = self.scheme.salt
-            with self.store.writer() as writer:
-                yield lambda requests, kept: writer.add([request.key(salt) for request in requests], kept)
-
-        return nothing() if self.store is None else kept()
 
     def _work(self, groups: Callable[[], Iterator[tuple]]) -> Iterator[tuple[Group, Work | None]]:
         """What is left to compute for each group, portion by portion, and None when a group is complete."""

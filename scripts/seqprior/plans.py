@@ -182,6 +182,17 @@ class Scheme(ABC):
         bases = self.facts.k if self.facts.tokenisation == "kmer" else 1  # that one masked row answers for
         return 2 * (len(request.sequence) // bases if exact else 1)
 
+    def within_token(self, window: str, token: str, first: int, within: int, ref: str, alt: str) -> Plan:
+        """An allele at place `within` of the k-mer that starts at base `first`, read from that token's marginal."""
+        if len(ref) == 1:
+            # 4k entries: base b at place j of the token, the others as in the reference.
+            request = Request(self.site_method, window, (first,), 4 * len(token))
+            entries = (4 * within + BASES.index(base) for base in (alt, ref))
+            return Plan(self.site_method, request, request, *entries, site=4 * within)
+        kmer = token[:within] + alt + token[within + len(ref) :]
+        request = Request(self.site_method, window, (first, _number(kmer)), 2)
+        return Plan(self.site_method, request, request, 1, 0)
+
     def pair(self, window: str, offset: int, ref: str, alt: str) -> Plan | None:
         """Both haplotypes of an allele, over the same flanks."""
         left, right = window[:offset], window[offset + len(ref) :]
@@ -339,15 +350,7 @@ class MaskedKmers(Scheme):
             return self.pair(window, offset, ref, alt)
         if not set(token) <= set(BASES) or not self.fits(window):
             return None
-        within = offset - first
-        if len(ref) == 1:
-            # 4k entries: base b at place j of the token, the others as in the reference.
-            request = Request(self.site_method, window, (first,), 4 * k)
-            entries = (4 * within + BASES.index(base) for base in (alt, ref))
-            return Plan(self.site_method, request, request, *entries, site=4 * within)
-        kmer = token[:within] + alt + token[within + len(ref) :]
-        request = Request(self.site_method, window, (first, _number(kmer)), 2)
-        return Plan(self.site_method, request, request, 1, 0)
+        return self.within_token(window, token, first, offset - first, ref, alt)
 
     def parts(self, request: Request) -> Iterator[Part]:
         if request.kind == self.pair_method:
@@ -639,13 +642,7 @@ class Causal(Scheme):
             return None
         if not self.fits(window):
             return None
-        if len(ref) == 1:
-            request = Request(self.site_method, window, (first,), 4 * k)
-            entries = (4 * within + BASES.index(base) for base in (alt, ref))
-            return Plan(self.site_method, request, request, *entries, site=4 * within)
-        kmer = token[:within] + alt + token[within + len(ref) :]
-        request = Request(self.site_method, window, (first, _number(kmer)), 2)
-        return Plan(self.site_method, request, request, 1, 0)
+        return self.within_token(window, token, first, within, ref, alt)
 
     def parts(self, request: Request) -> Iterator[Part]:
         sequence, k = request.sequence, self.tokeniser.k
