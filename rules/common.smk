@@ -144,5 +144,6 @@ def library(*names):
 
 
 # Library files of every job that asks a model.
-ENGINE = ("errors", "files", "columns", "sequence", "models", "fetching", "claims", "device", "shards", "tokenisation")
-ENGINE += ("plans", "work", "batching", "bidirectional", "gated_esm", "mosaic_bert", "networks", "adapters", "loading")
+ENGINE = ("errors", "options", "files", "columns", "sequence", "models", "fetching", "claims", "device", "shards")
+ENGINE += ("tokenisation", "plans", "work", "batching", "bidirectional", "ports", "gated_esm", "mosaic_bert")
+ENGINE += ("networks", "adapters", "loading")

@@ -63,6 +63,6 @@ rule export_embeddings:
         "python {input.cli:q} {params.sequences:q} --fasta {input.fasta:q} --contigs {input.contigs:q}"
         " --aliases {params.aliases:q} --registry {input.registry:q} --model {wildcards.model:q}"
         " --checkpoint {params.checkpoint:q} --lock {resources.lock:q} --allow-code {params.allowed:q}"
-        " --device {params.device} --arithmetic {params.dtype} --batch-tokens {params.batch_tokens}"
+        " --device {params.device} --dtype {params.dtype} --batch-tokens {params.batch_tokens}"
         " --max-unknown-share {params.max_unknown_share} --settings {params.settings:q} --threads {threads}"
         " --output {params.folder:q} {params.h5ad:q} 2>&1 | tee {log:q} >&2"

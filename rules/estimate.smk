@@ -52,6 +52,7 @@ rule estimate_cost:
         cli=script("estimate_cost.py"),
         lib=library(
             "errors",
+            "options",
             "files",
             "columns",
             "sequence",

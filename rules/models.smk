@@ -42,7 +42,7 @@ rule fetch_model:
 rule list_models:
     input:
         cli=script("list_models.py"),
-        lib=library("errors", "files", "models", "fetching", "catalogue"),
+        lib=library("errors", "files", "models", "fetching", "configuration", "catalogue"),
         registry=REGISTRY,
         manifests=expand(rules.fetch_model.output.manifest, model=MODELS),
     output:

@@ -9,7 +9,9 @@ Produces  {base}/windows/{model}/{shard}/windows.parquet   distinct sequences
 rule extract_windows:
     input:
         cli=script("extract_windows.py"),
-        lib=library("errors", "files", "columns", "models", "contigs", "vcf", "variants", "shards", "windows"),
+        lib=library(
+            "errors", "options", "files", "columns", "models", "contigs", "vcf", "variants", "shards", "windows"
+        ),
         variants="{base}/variants.parquet",
         fasta=FASTA,
         registry=REGISTRY,

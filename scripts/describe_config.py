@@ -16,12 +16,14 @@ def main() -> None:
 
     import yaml
 
-    from seqprior.configuration import key_table, with_keys
+    from seqprior.configuration import key_table, with_table
     from seqprior.files import require_file, written_whole
 
     for path, what in ((args.schema, "schema of the config"), (args.output, "Markdown file")):
         require_file(path, what)
-    text = with_keys(args.output.read_text(encoding="utf-8"), key_table(yaml.safe_load(args.schema.read_text())))
+    text = with_table(
+        args.output.read_text(encoding="utf-8"), key_table(yaml.safe_load(args.schema.read_text())), "keys"
+    )
     with written_whole(args.output) as partial:
         partial.write_text(text, encoding="utf-8")
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from seqprior.errors import run_script
+from seqprior.options import add_reading_options
 
 
 def scored(folder: Path, shards: list[str]) -> list[bool]:
@@ -25,8 +26,7 @@ def main() -> None:
     parser.add_argument("--background", type=Path, help="the same of the neutral background")
     parser.add_argument("--shards", nargs="+", required=True, help="names of the shards")
     parser.add_argument("--shard-minutes", type=float, required=True, help="that a scoring job should take")
-    parser.add_argument("--marginals", choices=["exact", "one-pass"], default="exact")
-    parser.add_argument("--pseudo-likelihood", choices=["one-pass", "exact"], default="one-pass")
+    add_reading_options(parser)
     parser.add_argument("--no-embeddings", action="store_true", help="the embedding distances will be left empty")
     parser.add_argument("--store", type=Path, help="score store")
     parser.add_argument("--compile", action="store_true", help="scores will be computed with torch.compile")

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from seqprior.errors import run_script
+from seqprior.options import add_model_options
 
 
 def main() -> None:
@@ -18,17 +19,9 @@ def main() -> None:
     parser.add_argument("--fasta", type=Path, required=True, help="prepared reference")
     parser.add_argument("--contigs", type=Path, required=True, help="contigs.tsv")
     parser.add_argument("--aliases", type=json.loads, default={}, help="further contig names, as JSON")
-    parser.add_argument("--registry", type=Path, required=True, help="model registry")
-    parser.add_argument("--model", required=True, help="model of the registry")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="folder that fetch_model.py made")
-    parser.add_argument("--lock", type=Path, required=True, help="models.lock")
-    parser.add_argument("--allow-code", nargs="*", default=[], help="models that may run their checkpoint's code")
-    parser.add_argument("--device", choices=["cpu", "gpu"], required=True)
-    parser.add_argument("--arithmetic", choices=["auto", "float32", "bfloat16", "int8"], default="auto")
-    parser.add_argument("--batch-tokens", default="auto", help="tokens in a batch, or auto")
+    add_model_options(parser)
     parser.add_argument("--max-unknown-share", type=float, required=True, help="of a region's bases")
     parser.add_argument("--settings", type=json.loads, required=True, help="the config's section embeddings, as JSON")
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, required=True, help="Zarr folder")
     parser.add_argument("--h5ad", type=Path, help="the same for AnnData")
     args = parser.parse_args()
@@ -53,11 +46,11 @@ def main() -> None:
         rows = allele_rows(args.variants, args.shards, scheme, window, lengths)
     else:
         rows = region_rows(args.regions, args.fasta, names, args.max_unknown_share)
-    arithmetic = arithmetic_of(args.arithmetic)
+    arithmetic = arithmetic_of(args.dtype)
     attributes = described(facts, digest, choice, of, window, arithmetic)
     with Job(facts, Reading(), args.device, args.threads) as job:
         adapter = job.load(arithmetic)
-        batcher = Batcher(adapter.device, None if args.batch_tokens == "auto" else int(args.batch_tokens))
+        batcher = Batcher(adapter.device, args.batch_tokens)
         export(Embedder(adapter, batcher, choice), rows, total, of, args.output, attributes, args.h5ad)
 
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from seqprior.errors import run_script
+from seqprior.options import add_reading_options
 
 
 def main() -> None:
@@ -15,8 +16,7 @@ def main() -> None:
     parser.add_argument("--registry", type=Path, required=True, help="model registry")
     parser.add_argument("--model", required=True, help="model of the registry")
     parser.add_argument("--max-unknown-share", type=float, required=True, help="of a window's bases")
-    parser.add_argument("--marginals", choices=["exact", "one-pass"], default="exact")
-    parser.add_argument("--pseudo-likelihood", choices=["one-pass", "exact"], default="one-pass")
+    add_reading_options(parser)
     parser.add_argument("--shards", type=Path, nargs="+", required=True, help="folders to write, in order")
     args = parser.parse_args()
 

@@ -18,13 +18,14 @@ def main() -> None:
     parser.add_argument("--page", type=Path, help="Markdown page whose table of models to bring into line, no listing")
     args = parser.parse_args()
 
-    from seqprior.catalogue import aligned, as_tsv, catalogue, model_table, with_models
+    from seqprior.catalogue import aligned, as_tsv, catalogue, model_table
+    from seqprior.configuration import with_table
     from seqprior.files import require_file, written_whole
     from seqprior.models import read_registry
 
     if args.page:
         require_file(args.page, "Markdown page")
-        text = with_models(args.page.read_text(encoding="utf-8"), model_table(read_registry(args.registry)))
+        text = with_table(args.page.read_text(encoding="utf-8"), model_table(read_registry(args.registry)), "models")
         with written_whole(args.page) as partial:
             partial.write_text(text, encoding="utf-8")
         return

@@ -10,24 +10,16 @@ from functools import partial
 from pathlib import Path
 
 from seqprior.errors import run_script
+from seqprior.options import add_model_options, add_reading_options
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shard", type=Path, help="windows to measure on; random DNA without")
-    parser.add_argument("--registry", type=Path, required=True, help="model registry")
-    parser.add_argument("--model", required=True, help="model of the registry")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="folder that fetch_model.py made")
-    parser.add_argument("--lock", type=Path, required=True, help="models.lock")
-    parser.add_argument("--allow-code", nargs="*", default=[], help="models that may run their checkpoint's code")
-    parser.add_argument("--device", choices=["cpu", "gpu"], required=True)
-    parser.add_argument("--dtype", choices=["auto", "float32", "bfloat16", "int8"], default="auto")
+    add_model_options(parser)
     parser.add_argument("--compile", action="store_true", help="with torch.compile")
-    parser.add_argument("--batch-tokens", default="auto", help="tokens in a batch, or auto")
-    parser.add_argument("--marginals", choices=["exact", "one-pass"], default="exact")
-    parser.add_argument("--pseudo-likelihood", choices=["one-pass", "exact"], default="one-pass")
+    add_reading_options(parser)
     parser.add_argument("--seconds", type=float, default=30.0, help="time to measure once the model is loaded")
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, required=True, help="speed, as JSON")
     args = parser.parse_args()
 
@@ -40,12 +32,11 @@ def main() -> None:
 
     reading = Reading(args.marginals == "one-pass", args.pseudo_likelihood == "exact")
     facts, digest, scheme = open_scheme(args.registry, args.model, args.checkpoint, args.lock, args.allow_code, reading)
-    budget = None if args.batch_tokens == "auto" else int(args.batch_tokens)
     arithmetic = arithmetic_of(args.dtype)
     with Job(facts, reading, args.device, args.threads) as job:
         load = partial(job.load, arithmetic, compiled=args.compile)
         before = time.perf_counter() - started  # each scoring job pays for imports and for checking the files too
-        found = probe(scheme, load, budget, args.seconds, args.shard)
+        found = probe(scheme, load, args.batch_tokens, args.seconds, args.shard)
     found["load_seconds"] += before
     asked = {
         "model": args.model,

@@ -9,25 +9,17 @@ from functools import partial
 from pathlib import Path
 
 from seqprior.errors import run_script
+from seqprior.options import add_model_options, add_reading_options
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shard", type=Path, required=True, help="folder with windows.parquet and alleles.parquet")
-    parser.add_argument("--registry", type=Path, required=True, help="model registry")
-    parser.add_argument("--model", required=True, help="model of the registry")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="folder that fetch_model.py made")
-    parser.add_argument("--lock", type=Path, required=True, help="models.lock")
-    parser.add_argument("--allow-code", nargs="*", default=[], help="models that may run their checkpoint's code")
-    parser.add_argument("--device", choices=["cpu", "gpu"], required=True)
-    parser.add_argument("--dtype", choices=["auto", "float32", "bfloat16", "int8"], default="auto")
+    add_model_options(parser)
     parser.add_argument("--compile", action="store_true", help="with torch.compile")
-    parser.add_argument("--batch-tokens", default="auto", help="tokens in a batch, or auto")
-    parser.add_argument("--marginals", choices=["exact", "one-pass"], default="exact")
-    parser.add_argument("--pseudo-likelihood", choices=["one-pass", "exact"], default="one-pass")
+    add_reading_options(parser)
     parser.add_argument("--no-embeddings", action="store_true", help="leave the embedding distances empty")
     parser.add_argument("--store", default="", help="folder of the score store; empty for none")
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, required=True, help="scores, as Parquet")
     parser.add_argument("--stats", type=Path, required=True, help="throughput, as JSON")
     args = parser.parse_args()
@@ -39,7 +31,6 @@ def main() -> None:
 
     reading = Reading(args.marginals == "one-pass", args.pseudo_likelihood == "exact")
     facts, digest, scheme = open_scheme(args.registry, args.model, args.checkpoint, args.lock, args.allow_code, reading)
-    budget = None if args.batch_tokens == "auto" else int(args.batch_tokens)
     arithmetic, store = arithmetic_of(args.dtype), None
     if args.store:
         from seqprior.store import ScoreStore
@@ -48,7 +39,9 @@ def main() -> None:
     with Job(facts, reading, args.device, args.threads) as job:
         load = partial(job.load, arithmetic, compiled=args.compile)
         exact = None if arithmetic == "float32" and not args.compile else partial(job.load, "float32")
-        scorer = Scorer(scheme, load, budget, None if args.no_embeddings else facts.embedding_window, store, exact)
+        scorer = Scorer(
+            scheme, load, args.batch_tokens, None if args.no_embeddings else facts.embedding_window, store, exact
+        )
         stats = score_shard(scorer, args.shard, args.output)
     with written_whole(args.stats) as partial_file:
         partial_file.write_text(json.dumps({"model": args.model, **stats}, indent=2) + "\n")

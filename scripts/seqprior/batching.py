@@ -44,7 +44,6 @@ class Batcher:
 
     device: torch.device
     budget: int | None = None
-    what: str = ""
     throughput: Throughput = field(default_factory=Throughput)
 
     def __post_init__(self) -> None:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from seqprior.errors import BadInput
 from seqprior.fetching import MANIFEST, Locked, read_lock
 from seqprior.models import ModelFacts, read_registry
 
-BEGIN, END = "<!-- models -->", "<!-- /models -->"
 COLUMNS = (
     "model",
     "family",
@@ -152,14 +150,3 @@ def short_count(number: int) -> str:
     """A number of weights to three digits: 756484 is `0.756 M`, 2547801226 is `2.55 B`."""
     unit, letter = (1e9, "B") if number >= 999_500_000 else (1e6, "M")
     return f"{number / unit:.3g} {letter}"
-
-
-def with_models(text: str, table: str) -> str:
-    """`text` with `table` between the marks `BEGIN` and `END`.
-
-    Raises:
-        BadInput: the text has not both marks, each once and in this order.
-    """
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise BadInput(f"found no place for the table of models; expected one line {BEGIN} and below it one line {END}")
-    return f"{text.partition(BEGIN)[0]}{BEGIN}\n{table}{END}{text.partition(END)[2]}"

@@ -72,6 +72,16 @@ SCORES = (
     "reason",
 )
 
+
+def scores_schema():
+    """Arrow schema of a table of `SCORES`."""
+    import pyarrow as pa
+
+    text = {"variant_id", "chrom", "ref", "alt", "method", "status", "reason"}
+    kinds = {**dict.fromkeys(text, pa.string()), "pos": pa.int64()}
+    return pa.schema([(name, kinds.get(name, pa.float64())) for name in SCORES])
+
+
 CONSEQUENCES = ("variant_id", "gene", "transcript", "consequence", "hgvs_p", "consequence_source")
 
 RANKED_LEAD = (

@@ -8,8 +8,6 @@ from typing import Any
 
 from seqprior.errors import BadInput
 
-BEGIN, END = "<!-- keys -->", "<!-- /keys -->"
-
 
 def keys(schema: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Mapping[str, Any], bool]]:
     """(dotted key, its schema, whether it must be given) of every key, each section before what it holds."""
@@ -53,12 +51,13 @@ def key_table(schema: Mapping[str, Any]) -> str:
     return "\n".join(rows) + "\n"
 
 
-def with_keys(text: str, table: str) -> str:
-    """`text` with `table` between the marks `BEGIN` and `END`.
+def with_table(text: str, table: str, what: str) -> str:
+    """`text` with `table` between the marks of `what`, for example `<!-- keys -->` and `<!-- /keys -->`.
 
     Raises:
         BadInput: the text has not both marks, each once and in this order.
     """
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise BadInput(f"found no place for the table of keys; expected one line {BEGIN} and below it one line {END}")
-    return f"{text.partition(BEGIN)[0]}{BEGIN}\n{table}{END}{text.partition(END)[2]}"
+    begin, end = f"<!-- {what} -->", f"<!-- /{what} -->"
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise BadInput(f"found no place for the table of {what}; expected one line {begin} and below it one line {end}")
+    return f"{text.partition(begin)[0]}{begin}\n{table}{end}{text.partition(end)[2]}"

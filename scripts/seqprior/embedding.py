@@ -23,7 +23,7 @@ from torch import Tensor
 
 from seqprior.adapters import Adapter, strand_states
 from seqprior.batching import Batcher, Progress, Throughput, ahead
-from seqprior.columns import SCORES, Reason, Status
+from seqprior.columns import SCORES, Reason, Status, scores_schema
 from seqprior.files import written_whole
 from seqprior.plans import Plan, Request, Scheme
 from seqprior.shards import read_groups
@@ -37,7 +37,6 @@ log = logging.getLogger(__name__)
 HELD_BASES = {"cpu": 16_384, "cuda": 131_072}  # whose states are held at a time for distances
 ERROR_NOTE = "llr_error"
 CHECKED = 64  # alleles whose LLR is computed exactly too, to measure the error of an approximation
-NUMBERS = [name for name in SCORES if name not in ("variant_id", "chrom", "pos", "ref", "alt", "method")][:-2]
 
 
 def distances(adapter: Adapter, batcher: Batcher, requests: Sequence[Request]) -> np.ndarray:
@@ -296,9 +295,7 @@ def score_shard(scorer: Scorer, shard: Path, output: Path) -> dict:
     import pyarrow.parquet as pq
 
     started = time.perf_counter()
-    text = {"variant_id", "chrom", "ref", "alt", "method", "status", "reason"}
-    kinds = {**dict.fromkeys(text, pa.string()), "pos": pa.int64()}
-    schema = pa.schema([(name, kinds.get(name, pa.float64())) for name in SCORES])
+    schema = scores_schema()
     with pq.ParquetFile(shard / "alleles.parquet") as table:
         total = table.metadata.num_rows
     with written_whole(output) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as writer:

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from seqprior.ports import Port, gathered
+
 # Entries of published files that no prediction needs: positions come from the rotation alone (the table of absolute
 # positions is never read, the frequencies follow from the width of a head), and contacts and pooled states are other
 # predictions.
@@ -139,7 +141,7 @@ class _Attention(nn.Module):
         key = _rotated(self.self.key(normed).view(heads), *turn)
         value = self.self.value(normed).view(heads)
         if keep is not None:
-            states, normed = _picked(states, keep), _picked(normed, keep)
+            states, normed = gathered(states, keep), gathered(normed, keep)
             heads = (*normed.shape[:2], -1, self.head_width)
             turn = tuple(table[keep] for table in turn)
         query = _rotated(self.self.query(normed).view(heads), *turn)
@@ -217,30 +219,19 @@ class _LMHead(nn.Module):
         return self.decoder(self.layer_norm(F.gelu(self.dense(states)))) + self.bias
 
 
-class GatedEsmForMaskedLM(nn.Module):
+class GatedEsmForMaskedLM(Port):
     """Nucleotide Transformer v2 for masked tokens, in the dtype of its parameters.
 
     A checkpoint loads with `load_state_dict(tie(weights))` once the entries that `IGNORED` matches are dropped.
     """
 
     def __init__(self, config: GatedEsmConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.esm = _Esm(config)
         self.lm_head = _LMHead(config)
         if config.tie_word_embeddings:
             self.lm_head.decoder.weight = self.esm.embeddings.word_embeddings.weight
         self._turns: dict[torch.device, tuple[Tensor, Tensor]] = {}
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of tokens that the head predicts."""
-        return self.config.vocab_size
-
-    @property
-    def width(self) -> int:
-        """Numbers in the state of one token."""
-        return self.config.hidden_size
 
     def states(
         self, ids: Tensor, attention: Tensor | None = None, keep: Tensor | None = None, layer: int | None = None
@@ -257,9 +248,8 @@ class GatedEsmForMaskedLM(nn.Module):
         Raises:
             ValueError: `layer` is out of range, or comes together with `keep`.
         """
+        self.require_layer(layer, keep)
         depth = self.config.num_hidden_layers
-        if layer is not None and (keep is not None or not 0 <= layer <= depth):
-            raise ValueError(f"layer {layer} is not within 0 to {depth}, or comes together with keep")
         if attention is not None and bool(attention.all()):
             attention = None  # attention without a mask has the faster kernels
         states = self.esm.embeddings(ids, attention)
@@ -302,8 +292,3 @@ def _rotated(heads: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     turned[..., :half].addcmul_(heads[..., half:], sine, value=-1)
     turned[..., half:].addcmul_(heads[..., :half], sine)
     return turned.to(heads.dtype)
-
-
-def _picked(states: Tensor, keep: Tensor) -> Tensor:
-    """The states at the positions of each row: (B, T, H) and (B, n) to (B, n, H)."""
-    return states.gather(1, keep.unsqueeze(-1).expand(-1, -1, states.shape[-1]))

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from seqprior.ports import Port, gathered
+
 # Entries of published files that no prediction needs: buffers of numbers in a row, and the pooler of classifiers.
 IGNORED = (
     r"^bert\.embeddings\.(position_ids|token_type_ids)$",
@@ -124,7 +126,7 @@ class _Attention(nn.Module):
         query, key, value = self._split(self.self.Wqkv(states), 3)
         if keep is not None:
             query = query.gather(2, keep[:, None, :, None].expand(-1, self.heads, -1, query.shape[-1]))
-            states = _picked(states, keep)
+            states = gathered(states, keep)
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         return self.output.LayerNorm(self.output.dense(mixed.transpose(1, 2).flatten(2)).add_(states))
 
@@ -219,7 +221,7 @@ class _Head(nn.Module):
         self.predictions = _Predictions(config)
 
 
-class MosaicBertForMaskedLM(nn.Module):
+class MosaicBertForMaskedLM(Port):
     """DNABERT-2 for masked tokens, in the dtype of its parameters.
 
     A checkpoint loads with `load_state_dict(tie(weights))` once the entries that `IGNORED` matches are dropped. Files
@@ -227,22 +229,11 @@ class MosaicBertForMaskedLM(nn.Module):
     """
 
     def __init__(self, config: MosaicBertConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.bert = _Bert(config)
         self.cls = _Head(config)
         self.cls.predictions.decoder.weight = self.bert.embeddings.word_embeddings.weight
         self._biases: dict[tuple[torch.device, torch.dtype], Tensor] = {}
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of tokens that the head predicts."""
-        return self.config.vocab_size
-
-    @property
-    def width(self) -> int:
-        """Numbers in the state of one token."""
-        return self.config.hidden_size
 
     def states(
         self, ids: Tensor, attention: Tensor | None = None, keep: Tensor | None = None, layer: int | None = None
@@ -259,9 +250,7 @@ class MosaicBertForMaskedLM(nn.Module):
         Raises:
             ValueError: `layer` is out of range, or comes together with `keep`.
         """
-        depth = self.config.num_hidden_layers
-        if layer is not None and (keep is not None or not 0 <= layer <= depth):
-            raise ValueError(f"layer {layer} is not within 0 to {depth}, or comes together with keep")
+        self.require_layer(layer, keep)
         if attention is not None and bool(attention.all()):
             attention = None  # then all rows share one bias
         states = self.bert.embeddings(ids)
@@ -302,8 +291,3 @@ class MosaicBertForMaskedLM(nn.Module):
         if length <= CACHED_LENGTH:
             self._biases[device, dtype] = bias
         return bias
-
-
-def _picked(states: Tensor, keep: Tensor) -> Tensor:
-    """The states at the positions of each row: (B, T, H) and (B, n) to (B, n, H)."""
-    return states.gather(1, keep.unsqueeze(-1).expand(-1, -1, states.shape[-1]))

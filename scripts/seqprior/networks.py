@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from seqprior.errors import BadInput
 from seqprior.models import ModelFacts, checkpoint_folder, read_config
+from seqprior.ports import gathered
 from seqprior.tokenisation import Tokeniser
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.float32}
-ARITHMETICS = tuple(DTYPES)
 
 # Parts of published checkpoints that no score uses: poolers, heads of other tasks, tables that are computed.
 UNUSED = re.compile(
@@ -119,11 +119,6 @@ class CausalTransformer(nn.Module):
         return self.model.get_output_embeddings()(states)
 
 
-def gathered(states: Tensor, keep: Tensor) -> Tensor:
-    """States (B, T, H) at positions (B, n): (B, n, H)."""
-    return states.gather(1, keep[..., None].expand(-1, -1, states.shape[-1]))
-
-
 def _bert_head(model):
     return model.cls
 
@@ -178,7 +173,7 @@ def _same_objective(architectures: list[str], masked: bool) -> bool:
     return not causal if masked else not any(name.endswith("ForMaskedLM") for name in architectures)
 
 
-def _pretrained(facts: ModelFacts, kind, dtype: torch.dtype, **options):
+def _pretrained(facts: ModelFacts, kind, dtype: torch.dtype):
     try:
         model, info = kind.from_pretrained(
             facts.path,
@@ -188,7 +183,6 @@ def _pretrained(facts: ModelFacts, kind, dtype: torch.dtype, **options):
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # to refuse them below, by name
             dtype=dtype,
-            **options,
         )
     except (OSError, ValueError, RuntimeError, KeyError, AttributeError, ImportError) as error:
         reason = str(error).partition("\n")[0].rstrip(".")
@@ -385,7 +379,7 @@ def load_network(
     """Load a token model's network, ready to be asked.
 
     Args:
-        arithmetic: one of `ARITHMETICS`. longest: tokens of the longest row that will be asked for.
+        arithmetic: a key of `DTYPES`. longest: tokens of the longest row that will be asked for.
 
     Raises:
         BadInput: the checkpoint does not fit the registry entry.

@@ -4,7 +4,7 @@ A `Request` is one fact about a model that a forward pass can answer, for exampl
 likelihood of one haplotype, on both strands. Equal requests of different alleles are one request. A request knows the
 bytes that identify it, under which the score store keeps its answer, and the `Part`s of token rows that compute it.
 
-An answer is a float32 vector for each strand. `llr` is always the difference of two entries: of one answer for a
+An answer is a vector for each strand. `llr` is always the difference of two entries: of one answer for a
 marginal, of two answers for a pair of haplotypes.
 """
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from seqprior.calibration import Calibration
-from seqprior.columns import ALLELE, SCORES, Status
+from seqprior.columns import ALLELE, SCORES, Status, scores_schema
 from seqprior.files import written_whole
 
 
@@ -23,9 +23,7 @@ def gather_scores(variants: Path, shards: Sequence[Path], calibration: Calibrati
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    text = {"variant_id", "chrom", "ref", "alt", "method", "status", "reason"}
-    kinds = {**dict.fromkeys(text, pa.string()), "pos": pa.int64()}
-    schema = pa.schema([(name, kinds.get(name, pa.float64())) for name in SCORES])
+    schema = scores_schema()
     waiting = _Rows(shards)
     columns = [*ALLELE, "status", "reason"]
     with (

@@ -13,9 +13,7 @@ import pytest
 import yaml
 
 from seqprior.catalogue import (
-    BEGIN,
     COLUMNS,
-    END,
     aligned,
     as_tsv,
     catalogue,
@@ -23,8 +21,8 @@ from seqprior.catalogue import (
     model_table,
     path_root,
     short_count,
-    with_models,
 )
+from seqprior.configuration import with_table
 from seqprior.errors import BAD_INPUT, BadInput
 from seqprior.fetching import Locked
 from seqprior.models import read_registry
@@ -62,6 +60,8 @@ ENTRIES = {
     "gone": {"family": "bert", "path": "checkpoints/gone"},
     "foreign": {"family": "remote-code", "objective": "causal", "hub": "owner/foreign", "licence": "not stated"},
 }
+
+BEGIN, END = "<!-- models -->", "<!-- /models -->"
 
 
 @pytest.fixture
@@ -210,7 +210,9 @@ def test_weights_are_told_to_three_digits(number, text):
 
 def test_the_page_has_the_table_of_the_shipped_registry():
     text = (REPOSITORY / "docs" / "models.md").read_text(encoding="utf-8")
-    assert with_models(text, model_table(read_registry(SHIPPED))) == text, "run scripts/list_models.py with --page"
+    assert with_table(text, model_table(read_registry(SHIPPED)), "models") == text, (
+        "run scripts/list_models.py with --page"
+    )
 
 
 def test_names_lead_to_their_cards(project):
@@ -236,7 +238,7 @@ def test_a_bar_in_a_cell_does_not_make_a_column(project):
 @pytest.mark.parametrize("text", ["no marks", BEGIN, f"{END} {BEGIN}", f"{BEGIN}{BEGIN}{END}"])
 def test_a_page_without_a_place_for_the_table_is_refused(text):
     with pytest.raises(BadInput, match="no place for the table of models"):
-        with_models(text, "table")
+        with_table(text, "table", "models")
 
 
 def test_the_script_replaces_the_table_of_a_page_and_keeps_the_rest(project):

@@ -17,7 +17,7 @@ import jsonschema
 import pytest
 import yaml
 
-from seqprior.configuration import key_table, keys, type_words, value_text, with_keys
+from seqprior.configuration import key_table, keys, type_words, value_text, with_table
 from seqprior.errors import BadInput
 from seqprior.models import ModelFacts, read_registry
 
@@ -81,7 +81,7 @@ def test_every_default_is_valid_where_the_key_may_be_left_out(schema):
 
 def test_config_readme_has_the_table_of_the_schema(schema):
     text = (REPOSITORY / "config" / "README.md").read_text()
-    assert with_keys(text, key_table(schema)) == text, "run scripts/describe_config.py"
+    assert with_table(text, key_table(schema), "keys") == text, "run scripts/describe_config.py"
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_values_are_written_as_yaml_reads_them():
 @pytest.mark.parametrize("text", ["no marks", "<!-- keys -->", "<!-- /keys --> <!-- keys -->", "<!-- keys -->" * 2])
 def test_a_readme_without_a_place_for_the_table_is_refused(text):
     with pytest.raises(BadInput, match="no place for the table of keys"):
-        with_keys(text, "table")
+        with_table(text, "table", "keys")
 
 
 def test_describe_config_replaces_an_old_table_and_keeps_the_rest(tmp_path):
