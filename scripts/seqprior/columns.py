@@ -84,6 +84,88 @@ def scores_schema():
 
 CONSEQUENCES = ("variant_id", "gene", "transcript", "consequence", "hgvs_p", "consequence_source")
 
+
+class ProteinReason(StrEnum):
+    """Why a change of a protein has no protein evidence. The closed list; each is explained in docs/outputs.md."""
+
+    SAME_PROTEIN = "same_protein"
+    STOP_OR_FRAMESHIFT = "stop_or_frameshift"
+    START_LOST = "start_lost"
+    CROSSES_EXON_END = "crosses_exon_end"
+    INCOMPLETE_CDS = "incomplete_cds"
+    INTERNAL_STOP = "internal_stop"
+    AMBIGUOUS_CODON = "ambiguous_codon"
+    NONSTANDARD_RESIDUE = "nonstandard_residue"
+    GENETIC_CODE_UNKNOWN = "genetic_code_unknown"
+    NOT_EVALUABLE_BY_MODEL = "not_evaluable_by_model"
+    NO_ACCESSION = "no_accession"
+    NO_STRUCTURE = "no_structure"
+    STRUCTURE_OF_OTHER_PROTEIN = "structure_of_other_protein"
+    NOT_IN_STRUCTURE = "not_in_structure"
+    RESIDUE_DIFFERS = "residue_differs"
+
+
+PROTEIN_REASON_TEXT = {
+    ProteinReason.SAME_PROTEIN: "the protein stays the same",
+    ProteinReason.STOP_OR_FRAMESHIFT: "a stop or frameshift puts no residue in the place of another",
+    ProteinReason.START_LOST: "the start codon is changed, so what is translated is not known",
+    ProteinReason.CROSSES_EXON_END: "the allele crosses the end of a coding exon",
+    ProteinReason.INCOMPLETE_CDS: "the transcript's coding sequence is incomplete there",
+    ProteinReason.INTERNAL_STOP: "the transcript's coding sequence has a stop codon before its end",
+    ProteinReason.AMBIGUOUS_CODON: "the reference has an unknown base in the codon",
+    ProteinReason.NONSTANDARD_RESIDUE: "the residue is none of the 20 that models know",
+    ProteinReason.GENETIC_CODE_UNKNOWN: "the contig's genetic code is not known; name it in reference.genetic_codes",
+    ProteinReason.NOT_EVALUABLE_BY_MODEL: "the model has no score for this change",
+    ProteinReason.NO_ACCESSION: "no UniProt accession is known for the gene or transcript",
+    ProteinReason.NO_STRUCTURE: "no structure was found for the protein",
+    ProteinReason.STRUCTURE_OF_OTHER_PROTEIN: "the structure is that of another protein",
+    ProteinReason.NOT_IN_STRUCTURE: "the structure does not have the residue",
+    ProteinReason.RESIDUE_DIFFERS: "the structure has another residue there",
+}
+
+# A change of a protein: residues [start, start + len(ref)) become alt; start is 0-based. `effect` is a term of the
+# Sequence Ontology. One row per allele that touches the coding sequence of its chosen transcript.
+PROTEIN_CHANGES = (
+    "variant_id",
+    "gene",
+    "transcript",
+    "protein",
+    "effect",
+    "start",
+    "ref",
+    "alt",
+    "hgvs_c",
+    "hgvs_p",
+    "status",
+    "reason",
+)
+# Alleles of one codon on one phased chromosome; `variant_ids` joined by '+', `carriers` counts chromosomes.
+PROTEIN_HAPLOTYPES = ("variant_ids", "transcript", "protein", "effect", "start", "ref", "alt", "hgvs_p", "carriers")
+# Each distinct protein once; lists are joined by ','.
+PROTEINS = ("protein", "sequence", "transcripts", "genes", "accessions")
+# log p of each of the 20 residues at a place, in the order of residues.AMINO_ACIDS. `residue` is 0-based.
+PROFILES = ("protein", "residue", "method", "logp")
+# Scores of changes that no single profile gives.
+CHANGE_SCORES = ("protein", "start", "ref", "alt", "method", "llr")
+# Where the structure of a protein is; a protein in several fragments has several rows.
+STRUCTURES = ("protein", "accession", "source", "version", "path", "sha256", "pae", "reason")
+# What a structure says of each residue that agrees with the protein. `residue` is 0-based.
+RESIDUE_FEATURES = (
+    "protein",
+    "residue",
+    "structure",
+    "chain",
+    "number",
+    "plddt",
+    "relative_solvent_accessibility",
+    "secondary_structure",
+    "contact_number",
+    "half_sphere_up",
+    "half_sphere_down",
+    "site_distance",
+    "pae_domain",
+)
+
 RANKED_LEAD = (
     "rank",
     *ALLELE,

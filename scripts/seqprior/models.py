@@ -13,9 +13,10 @@ from seqprior.errors import BadInput
 class ModelFacts:
     """One entry of config/models.yaml; the schema describes each field.
 
-    A model comes from a hub (`hub`, `revision`) or from a folder (`path`). `window` is the number of bases that one
-    prediction sees; `embedding_window` those over which embeddings are compared. `tokens` names the special tokens by
-    role: start, end, mask, pad, unknown.
+    A model comes from a hub (`hub`, `revision`), from a folder (`path`) or from an installed Python package (`package`,
+    with the weights' path within it). `window` is the number of bases or residues that one prediction sees;
+    `embedding_window` those over which embeddings are compared (DNA). `tokens` names the special tokens by role: start,
+    end, mask, pad, unknown. `kind` is what a model answers for: dna, protein, structure or folding.
     """
 
     id: str
@@ -23,17 +24,19 @@ class ModelFacts:
     family: str
     objective: str
     tokenisation: str
-    window: int
-    embedding_window: int
     parameters: int
     species: str
     licence: str
     citation: str
     description: str
     limits: str
+    kind: str = "dna"
+    window: int = 0
+    embedding_window: int = 0
     hub: str = ""
     revision: str = "main"
     path: Path | None = None
+    package: str = ""
     digest: str = ""
     k: int = 1
     downstream: int = 0
@@ -65,7 +68,7 @@ def read_registry(path: Path) -> dict[str, ModelFacts]:
 
 def _facts(key: str, entry: dict) -> ModelFacts:
     facts = ModelFacts(id=key, **entry)
-    if not 1 <= facts.embedding_window <= facts.window:
+    if facts.kind == "dna" and not 1 <= facts.embedding_window <= facts.window:
         raise ValueError(f"{key}: embedding_window {facts.embedding_window} is not within 1 to {facts.window}")
     if facts.tokenisation == "kmer" and (facts.window % facts.k or facts.embedding_window % facts.k):
         raise ValueError(f"{key}: window and embedding_window are not whole numbers of {facts.k}-mers")
