@@ -13,7 +13,7 @@ CORES ?= $(shell getconf _NPROCESSORS_ONLN)
 # Jobs of the workflow call `python`, which has to be the one of .venv.
 IN_VENV := PATH="$$PWD/.venv/bin:$$PATH" PYTHONNOUSERSITE=1
 
-# $(call install,FILE,STAMPS): FILE's packages into .venv. While it runs there is .venv/incomplete; whoever finds one
+# $(call install,FILE,STAMPS): the packages of FILE and of requirements-no-deps.txt into .venv. While it runs there is .venv/incomplete; whoever finds one
 # left behind by a killed installation starts from an empty .venv.
 define install
 @found=$$("$(PYTHON)" -c 'import sys; print("Python %d.%d.%d" % sys.version_info[:3])' 2> /dev/null) || found="not found"; \
@@ -27,11 +27,12 @@ fi
 @touch .venv/incomplete
 @echo "Installing $(1) into .venv (some minutes the first time)"
 @.venv/bin/python -m pip install --quiet --disable-pip-version-check -r $(1)
+@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-no-deps.txt
 @rm .venv/incomplete
 @touch $(2)
 endef
 
-.venv/requirements.stamp: requirements.txt
+.venv/requirements.stamp: requirements.txt requirements-no-deps.txt
 	$(call install,requirements.txt,$@)
 
 .venv/requirements-dev.stamp: requirements-dev.txt .venv/requirements.stamp

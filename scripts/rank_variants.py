@@ -17,6 +17,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", required=True, help="models, the first one's LLR goes into the VCF")
     parser.add_argument("--scores", type=Path, nargs="+", required=True, help="scores of each model, in that order")
     parser.add_argument("--calibrations", type=Path, nargs="+", required=True, help="calibration of each model")
+    parser.add_argument("--proteins", type=Path, nargs="?", help="protein evidence; none without gene models")
     parser.add_argument("--contigs", type=Path, required=True, help="contig table of the reference")
     parser.add_argument("--settings", type=json.loads, required=True, help="prioritise section of the config, as JSON")
     parser.add_argument("--tsv", type=Path, required=True)
@@ -33,11 +34,12 @@ def main() -> None:
 
     scores = {model: pd.read_parquet(path) for model, path in zip(args.models, args.scores, strict=True)}
     calibrations = {model: read_calibration(path) for model, path in zip(args.models, args.calibrations, strict=True)}
-    evidence = join_evidence(pd.read_parquet(args.variants), pd.read_parquet(args.consequences), scores)
+    proteins = pd.read_parquet(args.proteins) if args.proteins else None
+    evidence = join_evidence(pd.read_parquet(args.variants), pd.read_parquet(args.consequences), scores, proteins)
     settings = args.settings
-    ranked = rank_alleles(
-        evidence, calibrations, settings["consequence_weights"], settings["model_weight"], settings["model_clip"]
-    )
+    weights = settings["consequence_weights"]
+    terms = (settings[f"{kind}_{name}"] for kind in ("model", "protein") for name in ("weight", "clip"))
+    ranked = rank_alleles(evidence, calibrations, weights, *terms)
     write_table(ranked, args.tsv, args.parquet)
     lengths = {contig.name: contig.length for contig in read_contigs(args.contigs)}
     first = args.models[0]

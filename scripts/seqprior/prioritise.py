@@ -1,11 +1,14 @@
 """One ranked table from the models' scores and the consequences, by a sum that anyone can redo.
 
-    score = consequence weight + model weight * mean over models of clip(-llr_calibrated / sd)
+    score = consequence weight + model weight * mean over DNA models of clip(-llr_calibrated / sd)
+            + protein weight * mean over protein and structure models of clip(z)
 
 `sd` is the spread of neutral alleles, so the model's term counts how unusual a change is among changes that do not
-matter; where no neutral allele of the kind was seen, the term is empty and adds nothing. `score_low` and `score_high`
-put the strand that finds the change less, and more, surprising in the place of the mean of both. Skipped alleles have
-no score and come last, the more severe consequence first.
+matter; where no neutral allele of the kind was seen, the term is empty and adds nothing. `z` counts how many standard
+deviations a change of a protein is more surprising than the mean substitution of that protein, so the protein term
+moves a missense allele up or down among missense alleles. `score_low` and `score_high` put the strand that finds the
+change less, and more, surprising in the place of the mean of both. Skipped alleles have no score and come last, the
+more severe consequence first.
 """
 
 from __future__ import annotations
@@ -26,12 +29,17 @@ EVIDENCE = ("llr", "llr_calibrated", "llr_fwd", "llr_rev", "strand_gap", "entrop
 
 
 def join_evidence(
-    variants: pd.DataFrame, consequences: pd.DataFrame, scores: Mapping[str, pd.DataFrame]
+    variants: pd.DataFrame,
+    consequences: pd.DataFrame,
+    scores: Mapping[str, pd.DataFrame],
+    proteins: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """One row per allele with its consequence and each model's evidence as `name.model`.
 
     Args:
         scores: tables of `columns.SCORES`, row by row the alleles of `variants`.
+        proteins: as `protein_evidence.protein_evidence` gives it; `hgvs_p` becomes its own where the transcript of the
+            consequence is the one that was translated.
 
     Returns:
         `variant_id` to `reason` of `columns.VARIANTS`, consequence, evidence. An allele is scored if at least one
@@ -53,7 +61,18 @@ def join_evidence(
         reason = np.where(reason == "", table["reason"].to_numpy(object), reason)
     frame["status"] = np.where(scored, str(Status.SCORED), str(Status.SKIPPED))
     frame["reason"] = np.where(scored, "", reason)
-    return frame
+    return frame if proteins is None else _with_proteins(frame, proteins)
+
+
+def _with_proteins(frame: pd.DataFrame, proteins: pd.DataFrame) -> pd.DataFrame:
+    """The columns of protein evidence; text is empty where an allele touches no protein."""
+    joined = frame.merge(proteins, on="variant_id", how="left", validate="many_to_one")
+    for name in proteins.columns.drop("variant_id"):
+        if joined[name].dtype == object or pd.api.types.is_string_dtype(joined[name]):
+            joined[name] = joined[name].fillna("")
+    same = (joined["protein_transcript"] == joined["transcript"]) & (joined["protein_hgvs_p"] != "")
+    joined["hgvs_p"] = joined["protein_hgvs_p"].where(same, joined["hgvs_p"])
+    return joined
 
 
 def surprise(frame: pd.DataFrame, model: str, calibration: Calibration, clip: float) -> dict[str, np.ndarray]:
@@ -76,13 +95,16 @@ def rank_alleles(
     weights: Mapping[str, float],
     model_weight: float,
     clip: float,
+    protein_weight: float = 1.0,
+    protein_clip: float = 4.0,
 ) -> pd.DataFrame:
     """The ranked table, best first.
 
     Args:
         frame: as `join_evidence` gives it.
         weights: consequence term to weight; 'other' for the terms not named.
-        model_weight: weight of the models' mean surprise. clip: its largest absolute value before weighting.
+        model_weight: weight of the DNA models' mean surprise. clip: its largest absolute value before weighting.
+        protein_weight, protein_clip: the same of protein and structure models.
 
     Returns:
         `columns.RANKED_LEAD`, evidence, `columns.RANKED_TAIL`. `rank_by_consequence` is the mid-rank that the
@@ -97,9 +119,15 @@ def rank_alleles(
         seen = np.isfinite(stacked)
         total = np.where(seen, stacked, 0.0).sum(0) * model_weight
         frame[column] = np.where(seen.any(0), total / np.maximum(seen.sum(0), 1), np.nan)
+    fixed, terms_shown = frame["consequence_weight"], ["model_term"]
+    measured = [name for name in frame if str(name).startswith(("protein_z.", "structure_z."))]
+    if measured:
+        frame["protein_term"] = frame[measured].clip(-protein_clip, protein_clip).mean(axis=1) * protein_weight
+        fixed = fixed + frame["protein_term"].fillna(0.0)
+        terms_shown.append("protein_term")
     for name, term in (("score", "model_term"), ("score_low", "score_low"), ("score_high", "score_high")):
-        frame[name] = frame["consequence_weight"] + frame[term].fillna(0.0)
-    frame.loc[~scored, ["score", "score_low", "score_high", "model_term"]] = np.nan
+        frame[name] = fixed + frame[term].fillna(0.0)
+    frame.loc[~scored, ["score", "score_low", "score_high", *terms_shown]] = np.nan
     frame["rank_by_consequence"] = np.nan
     frame.loc[scored, "rank_by_consequence"] = frame.loc[scored, "consequence_weight"].rank(ascending=False)
     frame["unscored"] = ~scored

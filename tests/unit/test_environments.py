@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ENVIRONMENTS = sorted((REPOSITORY / "envs").glob("*.yaml"))
-REQUIREMENT_FILES = ("requirements.txt", "requirements-dev.txt")
+REQUIREMENT_FILES = ("requirements.txt", "requirements-dev.txt", "requirements-no-deps.txt")
 PYPI_NAMES = {"pytorch": "torch"}  # conda's name: PyPI's, where they differ
 EXACT_PIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[0-9][0-9a-z.]*")
 GPU_PACKAGE = re.compile(r"nvidia|cuda|cudnn|nccl|triton", re.IGNORECASE)
@@ -34,6 +34,16 @@ def pinned(file: str) -> dict[str, str]:
 def dependencies(environment: Path) -> dict[str, str]:
     """The version of each package of a conda environment, by conda's name."""
     return dict(entry.split("=") for entry in yaml.safe_load(environment.read_text())["dependencies"])
+
+
+def test_packages_without_their_requirements_are_installed_as_such_by_make_and_conda():
+    """pip's --no-deps holds for a whole command, so such packages have a file, and in conda a script, of their own."""
+    pins = pinned("requirements-no-deps.txt")
+    assert "pip install --quiet --disable-pip-version-check --no-deps -r requirements-no-deps.txt" in (
+        REPOSITORY / "Makefile"
+    ).read_text()
+    script = (REPOSITORY / "envs" / "structures.post-deploy.sh").read_text()
+    assert re.findall(r"--no-deps (\S+)==(\S+)", script) == list(pins.items())
 
 
 @pytest.mark.parametrize("file", REQUIREMENT_FILES)

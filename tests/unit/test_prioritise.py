@@ -351,7 +351,7 @@ def test_the_script_writes_all_four_files(tmp_path, alleles):
     scores.to_parquet(tmp_path / "s.parquet")
     write_calibration(CALIBRATION, "m", ["intron_variant"], tmp_path / "calibration")
     (tmp_path / "contigs.tsv").write_text("contig\tlength\taliases\nc\t500\t\n")
-    settings = {"consequence_weights": WEIGHTS, "model_weight": 1.5, "model_clip": 5.0}
+    settings = {"consequence_weights": WEIGHTS, "model_weight": 1.5, "model_clip": 5.0, "protein_weight": 1.0, "protein_clip": 4.0}
     options = {
         "variants": tmp_path / "v.parquet",
         "records": write_records(tmp_path / "records.parquet", RECORDS if alleles else []),
