@@ -22,7 +22,10 @@ include: "rules/windows.smk"
 include: "rules/embedding.smk"
 include: "rules/estimate.smk"
 include: "rules/embeddings.smk"
+include: "rules/proteins.smk"
+include: "rules/structures.smk"
 include: "rules/protein.smk"
+include: "rules/saturation.smk"
 include: "rules/prioritise.smk"
 include: "rules/report.smk"
 include: "rules/train.smk"
@@ -50,6 +53,11 @@ rule windows:
 rule embeddings:
     input:
         expand(rules.export_embeddings.output, model=MODELS),
+
+
+rule saturation:
+    input:
+        rules.write_saturation.output,
 
 
 rule estimate:

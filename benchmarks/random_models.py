@@ -20,6 +20,10 @@ LLAMA_SPECIAL = ["<oov>", "<s>", "</s>", "<pad>", "<mask>"]
 BERT_TOKENS = {"start": "[CLS]", "end": "[SEP]", "mask": "[MASK]", "pad": "[PAD]", "unknown": "[UNK]"}
 NT_TOKENS = {"start": "<cls>", "mask": "<mask>", "pad": "<pad>", "unknown": "<unk>"}
 LLAMA_TOKENS = {"start": "<s>", "pad": "<pad>", "unknown": "<oov>"}
+ESM_SPECIAL = ["<cls>", "<pad>", "<eos>", "<unk>"]
+ESM_LETTERS = [*"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>"]
+ESM_TOKENS = {"start": "<cls>", "end": "<eos>", "mask": "<mask>", "pad": "<pad>", "unknown": "<unk>"}
+PROT_BERT_LETTERS = list("LAGVESIKRDTPNQFYMHCWXUBZO")
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class Kind:
     tokenisation: str
     k: int = 1
     special: str = "bert"
+    rotary: bool = False
 
 
 KINDS = {
@@ -51,7 +56,7 @@ KINDS = {
     "nt-v1": Kind("esm", "masked", "kmer", 6, "nt"),
     "nt-v2": Kind("esm-gated", "masked", "kmer", 6, "nt"),
     "bert-base": Kind("bert", "masked", "single-base"),
-    "esm-base": Kind("esm", "masked", "single-base", 1, "nt"),
+    "esm-base": Kind("esm", "masked", "single-base", 1, "nt", True),
     "modernbert": Kind("modernbert", "masked", "bpe"),
     "generator": Kind("llama", "causal", "kmer", 6, "llama"),
     "mistral-dna": Kind("mistral", "causal", "bpe", 1, "llama"),
@@ -59,6 +64,16 @@ KINDS = {
     "neox-base": Kind("gpt-neox", "causal", "single-base", 1, "llama"),
     "gpt2-base": Kind("gpt2", "causal", "single-base", 1, "llama"),
 }
+PROTEIN_KINDS = {
+    "esm2": Kind("esm", "masked", "residue", 1, "esm", True),
+    "esm1b": Kind("esm", "masked", "residue", 1, "esm"),
+    "esmc": Kind("esmc", "masked", "residue", 1, "esm"),
+    "prot-bert": Kind("bert", "masked", "residue"),
+}
+
+
+def kind_of(name: str) -> Kind:
+    return KINDS[name] if name in KINDS else PROTEIN_KINDS[name]
 
 
 def special_tokens(kind: Kind) -> tuple[list[str], dict[str, str]]:
@@ -67,12 +82,19 @@ def special_tokens(kind: Kind) -> tuple[list[str], dict[str, str]]:
         "bert": (BERT_SPECIAL, BERT_TOKENS),
         "nt": (NT_SPECIAL, NT_TOKENS),
         "llama": (LLAMA_SPECIAL, LLAMA_TOKENS),
+        "esm": (ESM_SPECIAL, ESM_TOKENS),
     }[kind.special]
 
 
 def write_vocabulary(kind: Kind, folder: Path, pieces: int, text: Sequence[str]) -> dict[str, int]:
     """The vocabulary file of a kind: vocab.txt, or for byte pairs a tokenizer.json learned from `text`."""
     special, _ = special_tokens(kind)
+    if kind.family == "esmc":
+        import transformers
+
+        tokenizer = transformers.EsmcTokenizer()
+        tokenizer.save_pretrained(folder)
+        return tokenizer.get_vocab()
     if kind.tokenisation == "bpe":
         from tokenizers import Tokenizer, models, trainers
 
@@ -85,6 +107,8 @@ def write_vocabulary(kind: Kind, folder: Path, pieces: int, text: Sequence[str])
         tokenizer.save(str(folder / "tokenizer.json"))
         return tokenizer.get_vocab()
     words = kmers(kind.k) if kind.k > 1 else list("ACGTN")
+    if kind.tokenisation == "residue":
+        words = ESM_LETTERS if kind.special == "esm" else PROT_BERT_LETTERS
     letters = list("ATCGN") if kind.special == "nt" and kind.k > 1 else []
     tokens = [*special, *words, *letters]
     (folder / "vocab.txt").write_text("\n".join(tokens) + "\n")
@@ -116,10 +140,12 @@ def make_network(kind: Kind, vocabulary: dict[str, int], shape: Shape, seed: int
             **common,
             mask_token_id=vocabulary[roles["mask"]],
             token_dropout=True,
-            position_embedding_type="rotary" if kind.tokenisation == "single-base" else "absolute",
-            emb_layer_norm_before=False,
+            position_embedding_type="rotary" if kind.rotary else "absolute",
+            emb_layer_norm_before=kind.tokenisation == "residue" and not kind.rotary,
         )
         return transformers.EsmForMaskedLM(config), None
+    if kind.family == "esmc":
+        return transformers.EsmcForMaskedLM(transformers.EsmcConfig(**{**common, "vocab_size": 64})), None
     if kind.family == "modernbert":
         config = transformers.ModernBertConfig(
             **common, cls_token_id=None, sep_token_id=None, bos_token_id=None, eos_token_id=None, local_attention=16
@@ -212,7 +238,7 @@ def write_checkpoint(
     """A random checkpoint of a kind in `folder`, and its registry entry."""
     from safetensors.torch import save_file
 
-    kind, shape = KINDS[name], shape or Shape()
+    kind, shape = kind_of(name), shape or Shape()
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = write_vocabulary(kind, folder, pieces, text or random_text())
     network, config = make_network(kind, vocabulary, shape, seed)
@@ -227,7 +253,7 @@ def write_checkpoint(
 
 def entry_of(name: str, folder: Path | str, window: int, parameters: int = 1) -> dict:
     """A registry entry of a random checkpoint."""
-    kind = KINDS[name]
+    kind = kind_of(name)
     framed = window // kind.k * kind.k if kind.tokenisation == "kmer" else window
     entry = {
         "name": f"random {name}",
@@ -245,6 +271,9 @@ def entry_of(name: str, folder: Path | str, window: int, parameters: int = 1) ->
         "limits": "It has learned nothing.",
         "tokens": special_tokens(kind)[1],
     }
+    if kind.tokenisation == "residue":
+        del entry["embedding_window"]
+        entry["kind"] = "protein"
     return entry | ({"k": kind.k} if kind.k > 1 else {})
 
 

@@ -1,8 +1,8 @@
 """How fast models score substitutions, beside scripts that score each allele in a window of its own.
 
-The embedded model first, then published architectures with random weights (`families.py`). Prints a table and writes it
-to benchmarks/results/speed.tsv. Method and baselines run in the same process on the same device and must give the same
-scores. A baseline is timed on a subsample, as its method says, and extrapolated.
+The embedded model first, then published architectures with random weights (`families.py`, `protein_speed.py`). Prints a
+table and writes it to benchmarks/results/speed.tsv. Method and baselines run in the same process on the same device and
+must give the same scores. A baseline is timed on a subsample, as its method says, and extrapolated.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from common import DEMO_GENOME, RESULTS, cores, load_model, print_table, write_table
 from families import MODELS, family_rows
+from protein_speed import PROTEIN_MODEL, protein_rows
 
 from seqprior.errors import run_script
 
@@ -135,7 +136,7 @@ def yeast_mini_rows(args) -> list[tuple]:
 
 
 def main() -> None:
-    names = [MODEL, *(model.name for model in MODELS)]
+    names = [MODEL, *(model.name for model in (*MODELS, PROTEIN_MODEL))]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", choices=names, default=names, help="default: all")
     parser.add_argument("--sites", type=int, default=1000, help="sparse sites (default: %(default)s)")
@@ -153,6 +154,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     rows = yeast_mini_rows(args) if MODEL in args.models else []
     rows += family_rows(args)
+    rows += protein_rows(args)
     print_table(COLUMNS, rows)
     write_table(args.output, COLUMNS, rows)
 

@@ -1,4 +1,3 @@
-"use strict";
 // The ranked table: sort, search, filter, page, evidence of a row, download. Rows live in a JSON island; the document
 // never holds more than one page of them. Text from data goes in as text nodes only.
 (() => {
@@ -6,7 +5,9 @@
   const table = document.getElementById("ranked");
   if (!table) return;
   const $ = (id) => document.getElementById(id);
-  const DASH = "–", LONG = 12;
+  const { DASH, grouped, count, figure, element, save } = seqprior;
+  const panels = typeof seqpriorPanels === "undefined" ? null : seqpriorPanels;
+  const LONG = 12, LONG_RESIDUES = 4;
   const columns = new Map(island.columns.map((column) => [column.key, column]));
   const body = table.tBodies[0];
   const state = { key: "rank", down: false, page: 0, order: [] };
@@ -17,23 +18,6 @@
   };
 
   // --- numbers and words, by the rules of the program that wrote the page ---
-  const grouped = (number, digits = 0) =>
-    number.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits });
-  const count = (number) =>
-    number === null ? DASH : Number.isInteger(number) ? grouped(number) : grouped(number, 1);
-  const raised = (text) => [...text].map((c) => (c === "-" ? "⁻" : "⁰¹²³⁴⁵⁶⁷⁸⁹"[c])).join("");
-  const figure = (number) => {
-    if (number === null) return DASH;
-    const size = Math.abs(number);
-    let text;
-    if (size === 0) text = "0";
-    else if (size >= 999.5) text = grouped(number);
-    else if (size < 1e-3) {
-      const [mantissa, exponent] = number.toExponential(2).split("e");
-      text = `${mantissa} × 10${raised(exponent)}`;
-    } else text = number.toPrecision(3);
-    return text.replace("-", "−");
-  };
   const term = (text) =>
     text ? text.split("&").map((part) => part.replace(/_variant$/, "").replaceAll("_", " ")).join(", ") : DASH;
   const short = (allele) => {
@@ -42,8 +26,14 @@
   };
   const label = (row) =>
     `${value("chrom", row)}:${count(value("pos", row))} ${short(value("ref", row))}>${short(value("alt", row))}`;
+  const residue = (row) => {
+    const cut = (text) => (text.length <= LONG_RESIDUES ? text : `${text.slice(0, LONG_RESIDUES)}…`);
+    const number = value("residue", row), ref = cut(value("residue_ref", row));
+    return number === null ? DASH : `${ref}${number}${ref ? "" : "ins"}${cut(value("residue_alt", row)) || "del"}`;
+  };
   const written = (key, row) => {
     const kind = columns.get(key).kind, x = value(key, row);
+    if (kind === "residue") return residue(row);
     return kind === "number" ? figure(x) : kind === "count" ? count(x) : kind === "term" ? term(x) : x || DASH;
   };
   const note = (key, row) => {
@@ -51,35 +41,50 @@
       const low = value("score_low", row), high = value("score_high", row);
       return low === null || high === null ? "" : `${figure(low)} to ${figure(high)}`;
     }
+    if (key === "protein_best") return value("protein_best_model", row);
+    if (key === "protein_reason" || key === "structure_reason") {
+      const why = value(key, row);
+      return Object.hasOwn(island.protein_reasons, why) ? island.protein_reasons[why] : why;
+    }
     const reason = key === "status" ? value("reason", row) : "";
     return Object.hasOwn(island.reasons, reason) ? island.reasons[reason] : reason;
   };
 
   // --- building the page of rows ---
-  const element = (name, properties = {}, ...children) => {
-    const made = Object.assign(document.createElement(name), properties);
-    made.append(...children);
-    return made;
-  };
   const evidence = (row, width) => {
-    const list = element("dl");
-    for (const { key, label: name, shown } of island.columns) {
-      if (shown) continue;
-      const text = key === "reason" ? note("status", row) || DASH : written(key, row);
-      list.append(element("div", {}, element("dt", { textContent: name }), element("dd", { textContent: text })));
+    const list = element("dl"), proteins = element("dl");
+    const touches = columns.has("protein_status") && value("protein_status", row);
+    for (const { key, label: name, shown, protein, derived } of island.columns) {
+      if (shown || derived || (protein && !touches)) continue;
+      const reason = key === "reason" ? "status" : key.endsWith("_reason") ? key : "";
+      const text = reason ? note(reason, row) || DASH : written(key, row);
+      if (protein && text === DASH) continue;
+      const pair = element("div", {}, element("dt", { textContent: name }), element("dd", { textContent: text }));
+      (protein ? proteins : list).append(pair);
     }
-    return element("tr", { className: "evidence" }, element("td", { colSpan: width }, list));
+    const cell = element("td", { colSpan: width });
+    const panel = panels?.build(value("variant_id", row));
+    if (panel) cell.append(panel);
+    cell.append(list);
+    if (touches) cell.append(element("p", { className: "group", textContent: "Protein" }), proteins);
+    return element("tr", { className: "evidence" }, cell);
   };
   const variantCell = (row) => {
     const button = element("button", { type: "button", textContent: label(row) });
     button.setAttribute("aria-expanded", "false");
     button.addEventListener("click", () => {
       const line = button.closest("tr"), open = button.getAttribute("aria-expanded") === "true";
-      if (open) line.nextElementSibling.remove();
-      else line.after(evidence(row, line.cells.length));
+      if (open) {
+        panels?.close(line.nextElementSibling);
+        line.nextElementSibling.remove();
+      } else {
+        line.after(evidence(row, line.cells.length));
+        panels?.opened(line.nextElementSibling);
+      }
       button.setAttribute("aria-expanded", String(!open));
     });
     const cell = element("th", { className: "variant" }, button);
+    if (panels?.has(value("variant_id", row))) cell.append(" ", element("small", { className: "has-panel", textContent: "residue panel" }));
     cell.scope = "row";
     return cell;
   };
@@ -99,6 +104,7 @@
   const draw = () => {
     const total = state.order.length, first = state.page * island.page;
     const rows = state.order.slice(first, first + island.page);
+    panels?.close(body);
     body.replaceChildren(...rows.map(rowOf));
     if (!total) body.append(element("tr", {}, element("td", { colSpan: 99, className: "quiet", textContent: "No allele matches." })));
     $("shown").textContent = total
@@ -119,7 +125,7 @@
     // Text as its place in the collated list of distinct values: comparing numbers is far faster. Missing is null.
     if (!sortKeys.has(key)) {
       const data = island.data[key];
-      if (columns.get(key).kind === "number" || columns.get(key).kind === "count") sortKeys.set(key, data.values);
+      if (["number", "count", "residue"].includes(columns.get(key).kind)) sortKeys.set(key, data.values);
       else {
         const levels = data.codes ? data.levels : [...new Set(data.values)];
         const place = new Map([...levels].sort(collator.compare).map((text, i) => [text, text === "" ? null : i]));
@@ -143,7 +149,8 @@
   };
   let haystack = null;
   const searchable = () => {
-    const keys = ["variant_id", "gene", "transcript", "consequence", "hgvs_p", "status", "reason"];
+    const keys = ["variant_id", "gene", "transcript", "consequence", "hgvs_p", "status", "reason"]
+      .concat(["uniprot", "protein_hgvs_p"].filter((key) => columns.has(key)));
     haystack ??= Array.from({ length: island.rows }, (_, row) =>
       [`${value("chrom", row)}:${value("pos", row)} ${value("ref", row)}>${value("alt", row)}`]
         .concat(keys.map((key) => value(key, row) + " " + (key === "consequence" ? term(value(key, row)) : "")))
@@ -171,18 +178,17 @@
   // --- download ---
   const cellOfTsv = (x, kind) => {
     if (x === null || x === undefined) return "";
-    if (kind === "number" || kind === "count") return String(x);
+    if (kind === "number" || kind === "count" || kind === "residue") return String(x);
     // A spreadsheet would run text that starts like a formula.
     const text = String(x).replace(/[\t\r\n]+/g, " ");
     return /^[=+@-]./.test(text) ? `'${text}` : text;
   };
   $("download").addEventListener("click", () => {
-    const lines = [island.columns.map((column) => cellOfTsv(column.key, "text")).join("\t")];
+    const kept = island.columns.filter(({ derived }) => !derived);
+    const lines = [kept.map((column) => cellOfTsv(column.key, "text")).join("\t")];
     for (const row of state.order)
-      lines.push(island.columns.map(({ key, kind }) => cellOfTsv(value(key, row), kind)).join("\t"));
-    const address = URL.createObjectURL(new Blob([lines.join("\n") + "\n"], { type: "text/tab-separated-values" }));
-    element("a", { href: address, download: "ranked-shown.tsv" }).click();
-    setTimeout(() => URL.revokeObjectURL(address), 10000);
+      lines.push(kept.map(({ key, kind }) => cellOfTsv(value(key, row), kind)).join("\t"));
+    save(lines.join("\n") + "\n", "ranked-shown.tsv");
   });
 
   // --- wiring ---
@@ -192,7 +198,7 @@
     button.addEventListener("click", () => {
       const key = head.dataset.key, numeric = columns.get(key)?.kind === "number";
       // The first click brings what readers look for to the top: high scores, but low (surprising) LLRs.
-      state.down = state.key === key ? !state.down : numeric && !key.startsWith("llr");
+      state.down = state.key === key ? !state.down : numeric && !/llr(_|\.|$)/.test(key);
       state.key = key;
       for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
       head.setAttribute("aria-sort", state.down ? "descending" : "ascending");
@@ -209,4 +215,28 @@
   $("next").addEventListener("click", turn(1));
   $("controls").hidden = false;
   choose();
+
+  // --- addresses of rows: #chr1-1234-A-G opens that allele ---
+  const visit = () => {
+    if (!location.hash || document.getElementById(location.hash.slice(1))) return;
+    const leads = (row) => new URL("#" + value("variant_id", row), location).hash === location.hash;
+    const row = Array.from({ length: island.rows }, (_, i) => i).find(leads);
+    if (row === undefined) return;
+    if (!state.order.includes(row)) {
+      for (const id of ["search", "consequence", "status"]) $(id).value = "";
+      choose();
+    }
+    const at = state.order.indexOf(row), page = Math.floor(at / island.page);
+    if (page !== state.page) {
+      state.page = page;
+      draw();
+    }
+    const own = [...body.rows].filter((line) => !line.classList.contains("evidence"));
+    const button = own[at % island.page].querySelector("button");
+    if (button.getAttribute("aria-expanded") === "false") button.click();
+    button.scrollIntoView({ block: "start" });
+    button.focus({ preventScroll: true });
+  };
+  addEventListener("hashchange", visit);
+  visit();
 })();

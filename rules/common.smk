@@ -108,7 +108,7 @@ def read_samples(path):
 
 SAMPLES = read_samples(config["samples"]) if config["samples"] else []
 INPUT_VCFS = list(dict.fromkeys([*(vcf for _, vcf in SAMPLES), *config["variants"]]))
-if not INPUT_VCFS and not config["regions"]:
+if not (INPUT_VCFS or config["regions"] or config["protein"]["saturation"]):
     raise WorkflowError("config: neither samples nor variants names a file; name at least one VCF or BCF file")
 require_files(config["variants"], "config, variants")
 require_files([config["regions"]], "config, regions")
@@ -116,6 +116,11 @@ require_files([config["reference"]["fasta"]], "config, reference.fasta")
 require_files([config["reference"]["genes"]], "config, reference.genes")
 require_files([config["report"]["highlights"]], "config, report.highlights")
 require_files([config["models"]["registry"]], "config, models.registry")
+
+
+def one_of(values):
+    """A wildcard that is one of some texts; nothing fits none of them."""
+    return "|".join(map(re.escape, values)) or "(?!)"
 
 
 def input_vcfs(wildcards):
@@ -128,8 +133,7 @@ def input_vcfs(wildcards):
 
 
 wildcard_constraints:
-    base="|".join(map(re.escape, (f"results/{COHORT}", BACKGROUND))),
-    model="|".join(map(re.escape, MODELS)),
+    base=one_of((f"results/{COHORT}", BACKGROUND)),
     shard=r"\d{4}",
 
 
@@ -142,8 +146,3 @@ def library(*names):
     """Library files a CLI imports, as inputs. tests/workflow checks these lists against the imports."""
     return [workflow.source_path(f"../scripts/seqprior/{name}.py") for name in ("__init__", *names)]
 
-
-# Library files of every job that asks a model.
-ENGINE = ("errors", "options", "files", "columns", "sequence", "models", "fetching", "claims", "device", "shards")
-ENGINE += ("tokenisation", "plans", "work", "batching", "bidirectional", "ports", "gated_esm", "mosaic_bert")
-ENGINE += ("networks", "adapters", "loading")

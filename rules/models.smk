@@ -44,7 +44,7 @@ rule list_models:
         cli=script("list_models.py"),
         lib=library("errors", "files", "models", "fetching", "configuration", "catalogue"),
         registry=REGISTRY,
-        manifests=expand(rules.fetch_model.output.manifest, model=MODELS),
+        manifests=expand(rules.fetch_model.output.manifest, model=ALL_MODELS),
     output:
         table="results/models/models.tsv",
     log:

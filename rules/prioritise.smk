@@ -74,6 +74,7 @@ rule rank_variants:
         consequences=f"results/{COHORT}/consequences.parquet",
         scores=expand(rules.gather_scores.output.scores, model=MODELS),
         calibrations=expand(rules.calibrate_scores.output.folder, model=MODELS),
+        proteins=rules.gather_protein_evidence.output.evidence if GENES else [],
         contigs=CONTIGS,
     output:
         tsv=f"results/{COHORT}/ranked.tsv",
@@ -95,5 +96,5 @@ rule rank_variants:
     shell:
         "python {input.cli:q} --variants {input.variants:q} --records {input.records:q}"
         " --consequences {input.consequences:q} --models {params.models:q} --scores {input.scores:q}"
-        " --calibrations {input.calibrations:q} --contigs {input.contigs:q} --settings {params.settings:q}"
+        " --calibrations {input.calibrations:q} --proteins {input.proteins:q} --contigs {input.contigs:q} --settings {params.settings:q}"
         " --tsv {output.tsv:q} --parquet {output.parquet:q} --vcf {output.vcf:q} 2>&1 | tee {log:q} >&2"

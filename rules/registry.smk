@@ -1,6 +1,18 @@
 """The model registry: its checked entries, and the files of models that lie in a folder."""
 
 
+FOLDING = config["protein"]["folding"]
+# Key of the config, kind of model (None for any), the names there.
+NAMED = [(f"models.{kind}", kind, config["models"][kind]) for kind in ("dna", "protein", "structure")]
+NAMED += [("protein.folding", "folding", [FOLDING] if FOLDING else [])]
+NAMED += [("models.remote_code", None, config["models"]["remote_code"])]
+ALL_MODELS = list(dict.fromkeys(name for _, kind, names in NAMED if kind for name in names))
+
+
+wildcard_constraints:
+    model=one_of(ALL_MODELS),
+
+
 def read_models(path):
     """Entries of the model registry by name."""
     with open(path) as registry:
@@ -10,11 +22,14 @@ def read_models(path):
             raise WorkflowError(f"{path}: expected a model registry in YAML ({error})")
     entries = entries if isinstance(entries, dict) else {}
     check(entries, "../schemas/models.schema.yaml", "model registry", "schemas/models.schema.yaml")
-    for key, names in (("dna", MODELS), ("remote_code", config["models"]["remote_code"])):
+    for key, kind, names in NAMED:
         for name in names:
-            if name not in entries["models"]:
-                known = ", ".join(sorted(entries["models"]))
-                raise WorkflowError(f"config, models.{key}: no model {name!r} in the registry; known are {known}")
+            known = sorted(name for name, entry in entries["models"].items() if kind in (None, entry["kind"]))
+            if name not in known:
+                what = "model" if kind is None else f"{kind} model"
+                raise WorkflowError(
+                    f"config, {key}: no {what} {name!r} in the registry; known are {', '.join(known) or 'none'}"
+                )
     return entries["models"]
 
 
@@ -31,3 +46,8 @@ def checkpoint_files(model):
 
 
 REGISTERED = read_models(REGISTRY)
+
+# Library files of every job that asks a model.
+ENGINE = ("errors", "options", "files", "columns", "sequence", "models", "fetching", "claims", "device", "shards")
+ENGINE += ("tokenisation", "plans", "work", "batching", "bidirectional", "ports", "gated_esm", "mosaic_bert")
+ENGINE += ("networks", "adapters", "loading")

@@ -6,6 +6,7 @@ Produces  results/{cohort}/run.json      effective config, digests, models, vers
 """
 
 LOCAL_INPUTS = [*INPUT_VCFS, *([] if FASTA_IS_URL else [FASTA_SOURCE]), *filter(None, [config["reference"]["genes"]])]
+LOCAL_INPUTS += filter(None, [config["protein"][key] for key in ("sequences", "uniprot")])
 
 
 rule record_run:
@@ -14,10 +15,17 @@ rule record_run:
         lib=library("errors", "files", "columns", "models", "provenance"),
         files=LOCAL_INPUTS,
         registry=REGISTRY,
-        manifests=expand(rules.fetch_model.output.manifest, model=MODELS),
+        manifests=expand(rules.fetch_model.output.manifest, model=ALL_MODELS),
         summary=rules.normalise_variants.output.summary,
         ranked=rules.rank_variants.output.parquet,
-        stats=expand(rules.score_variants.output.stats, base=f"results/{COHORT}", model=MODELS, shard=SHARDS),
+        stats=[
+            *expand(rules.score_variants.output.stats, base=f"results/{COHORT}", model=MODELS, shard=SHARDS),
+            *expand(
+                rules.score_proteins.output.stats, proteins=PROTEINS, model=PROTEIN_MODELS, shard=PROTEIN_SHARDS
+            ),
+            *expand(rules.score_structures.output.stats, proteins=PROTEINS, model=STRUCTURE_MODELS),
+            *expand(rules.fold_proteins.output.stats, proteins=[PROTEINS] if FOLDING else []),
+        ],
     output:
         run=f"results/{COHORT}/run.json",
     log:
@@ -29,7 +37,7 @@ rule record_run:
         runtime=30,
     params:
         config=json.dumps(config),
-        models=MODELS,
+        models=ALL_MODELS,
     shell:
         "python {input.cli:q} --config {params.config:q} --inputs {input.files:q} --registry {input.registry:q}"
         " --models {params.models:q} --manifests {input.manifests:q} --summary {input.summary:q} --ranked {input.ranked:q} --stats {input.stats:q}"

@@ -32,6 +32,18 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--template-dir", type=Path, required=True, help="folder of template.html.j2 and its assets")
     parser.add_argument("--top", type=int, default=500, help="rows of the ranked table in the report")
+    parser.add_argument("--panels", type=int, default=50, help="alleles that get a panel of the changed residue")
+    parser.add_argument(
+        "--proteins", type=Path, nargs="?", help="sequences of the proteins; none without protein models"
+    )
+    parser.add_argument("--protein-models", nargs="*", default=[], help="protein models")
+    parser.add_argument(
+        "--profiles", type=Path, nargs="*", default=[], help="of each protein model, its shards in order"
+    )
+    parser.add_argument("--structure-models", nargs="*", default=[], help="structure models")
+    parser.add_argument("--structure-profiles", type=Path, nargs="*", default=[], help="of each structure model")
+    parser.add_argument("--residues", type=Path, nargs="?", help="features of residues; none without structures")
+    parser.add_argument("--structures", type=Path, nargs="?", help="structure of each protein")
     args = parser.parse_args()
     if args.top < 1:
         raise BadInput(f"report.top is {args.top}; expected a whole number of at least 1; correct the config")
@@ -48,15 +60,25 @@ def main() -> None:
     if args.highlights:
         require_file(Path(args.highlights), "table of known alleles")
         highlights = read_highlights(Path(args.highlights))
+    ranked = pandas.read_parquet(args.ranked)
+    panels, sources = None, {}
+    if args.proteins:
+        from seqprior.panels import panels_of_run
+
+        names = ("proteins", "protein_models", "profiles", "structure_models", "structure_profiles", "residues")
+        tables = {name: getattr(args, name) for name in (*names, "structures")}
+        panels, sources = panels_of_run(ranked.head(args.top), args.panels, **tables)
     write_report(
         run=read_json(args.run, "run record"),
-        ranked=pandas.read_parquet(args.ranked),
+        ranked=ranked,
         variants_summary=read_json(args.variants_summary, "variants summary"),
         highlights=highlights,
         calibration=calibration,
         output=args.output,
         template_dir=args.template_dir,
         top=args.top,
+        panels=panels,
+        structure_sources=sources,
     )
 
 

@@ -43,7 +43,7 @@ class Adapter(ABC):
 
     @abstractmethod
     def answer(self, batcher: Batcher, work: Work) -> np.ndarray:
-        """Answers to requests of one kind and width: float64 (N, 2, width), by strand, in forward letters."""
+        """Answers to requests of one kind and width: float64 (N, strands, width), in forward letters."""
 
     def answers(self, batcher: Batcher, requests: Sequence[Request]) -> np.ndarray:
         """The same from the requests themselves."""
@@ -198,14 +198,18 @@ class TokenAdapter(Adapter):
             asked = [part for pack in chosen for row in pack.rows for part in work.reads[row]]
             sums = self._read(chosen, work)
             self.require_finite(sums)
-            for part, value in zip(asked, sums.cpu().numpy(), strict=True):
-                results[work.owner[part], work.parts[part].strand] += value
+            values, first = sums.cpu().numpy(), 0
+            for number in asked:
+                part = work.parts[number]
+                value = values[first : first + part.sums].reshape(-1)
+                results[work.owner[number], part.strand, : len(value)] += value
+                first += part.sums
 
         batcher.run([pack.length for pack in packs], compute)
         return results
 
     def _read(self, packs: list[Pack], work: Work) -> Tensor:
-        """One forward pass: the weighted sums that each part of each row reads, float64 (parts, C)."""
+        """One forward pass: the weighted sums that each part of each row reads, float64 (sums of all parts, C)."""
         ids, attention, positions, visible = self._inputs(packs, work.rows)
         places, candidates, weights, owners = [], [], [], []
         at = 0
@@ -222,8 +226,8 @@ class TokenAdapter(Adapter):
                     spelt |= part.spelt
                     weights.append(np.full(len(spot), part.weight))
                     own.append(np.full(len(spot), part.own))
-                    owners.append(np.full(len(spot), at))
-                    at += 1
+                    owners.append(at + np.arange(len(spot)) if part.apart else np.full(len(spot), at))
+                    at += part.sums
         place, read_of = np.unique(np.concatenate(places), return_inverse=True)
         states = self._wanted(ids, attention, positions, visible, place)
         picks = torch.from_numpy(as_wide(candidates)).to(self.device)
@@ -395,7 +399,7 @@ def longest_row(facts: ModelFacts, tokeniser: Tokeniser) -> int:
         return facts.window // facts.k + ends
     if facts.tokenisation == "overlapping-kmer":
         return facts.window - facts.k + 1 + ends
-    return (facts.window if facts.tokenisation == "single-base" else facts.window // 3) + ends
+    return (facts.window // 3 if facts.tokenisation == "bpe" else facts.window) + ends
 
 
 def load_bidirectional(facts: ModelFacts) -> BidirectionalConvLM:

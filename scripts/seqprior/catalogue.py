@@ -10,6 +10,7 @@ from seqprior.models import ModelFacts, read_registry
 
 COLUMNS = (
     "model",
+    "kind",
     "family",
     "tokenisation",
     "objective",
@@ -54,10 +55,11 @@ def _row(facts: ModelFacts, folder: Path, entry: Locked | None, root: Path) -> R
     here = fetched or (facts.path is not None and (root / facts.path).is_dir())
     return {
         "model": facts.id,
+        "kind": facts.kind,
         "family": facts.family,
         "tokenisation": tokenisation_words(facts),
         "objective": facts.objective,
-        "window": facts.window,
+        "window": facts.window or NONE,
         "parameters": facts.parameters,
         "licence": facts.licence,
         "source": source_words(facts),
@@ -73,7 +75,9 @@ def tokenisation_words(facts: ModelFacts) -> str:
 
 
 def source_words(facts: ModelFacts) -> str:
-    """Where the checkpoint comes from: `hub:owner/name`, with `@revision` unless that is main, or the path."""
+    """Where the checkpoint comes from: `hub:owner/name`, with `@revision` unless main, `package:` and file, or path."""
+    if facts.package:
+        return f"package:{facts.package}"
     if not facts.hub:
         return str(facts.path)
     return f"hub:{facts.hub}" + ("" if facts.revision == "main" else f"@{facts.revision}")
@@ -86,10 +90,8 @@ def locked_words(facts: ModelFacts, entry: Locked | None) -> str:
     """
     if entry is None:
         return NONE
-    if (entry.source, entry.requested) != (
-        f"hub:{facts.hub}" if facts.hub else "path",
-        facts.revision * bool(facts.hub),
-    ):
+    source = f"hub:{facts.hub}" if facts.hub else f"package:{facts.package}" if facts.package else "path"
+    if (entry.source, entry.requested) != (source, facts.revision * bool(facts.hub)):
         return "other source"
     return entry.revision[:COMMIT_DIGITS] or "files"
 
@@ -102,7 +104,7 @@ def aligned(rows: Iterable[Row]) -> str:
         [f"{line[name]:,}" if isinstance(line[name], int) else str(line[name]) for name in COLUMNS] for line in lines
     ]
     widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
-    right = [bool(rows) and isinstance(rows[0][name], int) for name in COLUMNS]
+    right = [any(isinstance(row[name], int) for row in rows) for name in COLUMNS]
     padded = (
         [
             cell.rjust(width) if to_right else cell.ljust(width)
@@ -121,15 +123,16 @@ def as_tsv(rows: Iterable[Row]) -> str:
 
 def model_table(models: Mapping[str, ModelFacts]) -> str:
     """A Markdown table of the models for docs/models.md; each name links to its card."""
-    heading = ("model", "family", "tokens", "objective", "window", "weights", "trained on", "licence")
+    heading = ("model", "kind", "family", "tokens", "objective", "window", "weights", "trained on", "licence")
     rows = [f"| {' | '.join(heading)} |", "|" + "---|" * len(heading)]
     for facts in models.values():
         cells = (
             _linked(facts),
+            facts.kind,
             f"`{facts.family}`",
             tokenisation_words(facts),
             facts.objective,
-            f"{facts.window:,}",
+            f"{facts.window:,}" if facts.window else NONE,
             short_count(facts.parameters),
             facts.species,
             facts.licence,

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import pandas as pd
@@ -85,29 +84,41 @@ def distance(reference: Tensor, alternate: Tensor, left: int, right: int, same_l
     return float(difference.double().square().sum().sqrt()), max(float(cosine), 0.0)
 
 
-@dataclass
-class Scorer:
-    """Scores the alleles of one shard.
+class Asked(Protocol):
+    """What is asked for together.
 
     Attributes:
-        load: loads the model; called once, when something has to be computed.
-        exact: loads it in exact arithmetic, to measure the error of an approximate one; None if `load` is exact.
-        embedding_window: bases over which embeddings are compared; None leaves them out.
-        store: where answers are kept; None keeps none.
+        requests: each distinct request once. known: those of them that the store answers.
+        plans: scores from which the error of an approximate arithmetic is measured.
     """
 
-    scheme: Scheme
-    load: Callable[[], Adapter]
-    batch_tokens: int | None = None
-    embedding_window: int | None = None
-    store: ScoreStore | None = None
-    exact: Callable[[], Adapter] | None = None
+    plans: list[Plan]
+    requests: dict[Request, None]
+    known: dict[Request, np.ndarray]
 
-    def __post_init__(self) -> None:
+
+class Asker:
+    """Answers requests from the score store or by the model, which is loaded when something has to be computed.
+
+    Attributes:
+        load: loads the model; called once.
+        exact: loads it in exact arithmetic, to measure the error of an approximate one; None if `load` is exact.
+        store: where answers are kept; None keeps none.
+        counts: of requests and of those that the store answered. error: of the approximation, once it is known.
+    """
+
+    def __init__(
+        self,
+        scheme: Scheme,
+        load: Callable[[], Adapter],
+        batch_tokens: int | None = None,
+        store: ScoreStore | None = None,
+        exact: Callable[[], Adapter] | None = None,
+    ) -> None:
+        self.scheme, self.load, self.batch_tokens, self.store, self.exact = scheme, load, batch_tokens, store, exact
         self._adapter: Adapter | None = None
         self._batcher: Batcher | None = None
-        self._known: dict[bytes, np.ndarray] = {}
-        self.counts = {"requests": 0, "from_store": 0, "alleles": 0, "evaluable": 0, "not_evaluable": 0}
+        self.counts = {"requests": 0, "from_store": 0}
         self.error: dict[str, float] | None = None
 
     @property
@@ -121,59 +132,54 @@ class Scorer:
     def throughput(self) -> Throughput:
         return self._batcher.throughput if self._batcher is not None else Throughput()
 
-    def score_groups(self, groups: Callable[[], Iterator[tuple]], total: int) -> Iterator[pd.DataFrame]:
-        """`columns.SCORES` of each group, `llr_calibrated` left empty.
+    def answered(
+        self, groups: Callable[[], Iterator[Asked]], *, at_once: bool
+    ) -> Iterator[tuple[Asked, dict[Request, np.ndarray]]]:
+        """Each group with the answers to all its requests, float64 (strands, width).
 
         Args:
-            groups: called for a new iteration over (frame, windows, number of the first window). total: alleles of all.
+            groups: called for a new iteration over the groups.
+            at_once: look up the requests of all groups in one pass over the store and hold what it knows; else group by
+                group, for answers that are large.
         """
-        if self.store is not None and not self.store.is_empty():
-            self._look_up(self._planned(groups))
-        progress = Progress("alleles", total, "allele")
-        salt = self.scheme.salt
+        salt, known = self.scheme.salt, {}
+        asks = self.store is not None and not self.store.is_empty()
+        if asks and at_once:
+            known = self._look_up(groups())
         with nullcontext() if self.store is None else self.store.writer() as writer:
             answers: dict[Request, np.ndarray] = {}
-            for group, work in ahead(self._work(groups)):
+            for group, work in ahead(self._work(groups, known, asks and not at_once)):
                 if work is not None:
                     kept = [stored(answer) for answer in self.compute(work)]
                     if writer is not None:
                         writer.add([request.key(salt) for request in work.requests], kept)
                     for request, values in zip(work.requests, kept, strict=True):  # as a rerun will find them
-                        answers[request] = restored(values, request.width)
+                        answers[request] = restored(values, request.width, self.scheme.strands)
                     continue
                 if self.exact is not None and self.error is None and group.plans:
                     self.error = self._error(group)
-                yield self._table(group, group.known | answers)
+                yield group, group.known | answers
                 answers.clear()
-                progress.add(len(group.frame))
-        progress.close()
 
-    def score(self, alleles: pd.DataFrame, windows: Sequence[str]) -> pd.DataFrame:
-        """Scores of one table of alleles (`shards.ALLELE_COLUMNS`) with its windows by number."""
-        group = (alleles.reset_index(drop=True), windows, 0)
-        (table,) = self.score_groups(lambda: iter([group]), len(alleles))
-        return table
-
-    def _planned(self, groups: Callable[[], Iterator[tuple]]) -> Iterator[Group]:
-        for frame, windows, first in groups():
-            yield plan_group(self.scheme, frame, windows, first, self.embedding_window)
-
-    def _look_up(self, groups: Iterator[Group]) -> None:
-        """All that the store knows of a shard, by one pass over the store."""
+    def _look_up(self, groups: Iterable[Asked]) -> dict[bytes, np.ndarray]:
+        """All that the store knows of some groups, by one pass over the store."""
         salt, store = self.scheme.salt, self.store
         assert store is not None
-        keys = {request.key(salt) for group in groups for request in group.requests}
-        self._known = store.lookup(list(keys))
+        return store.lookup(list({request.key(salt) for group in groups for request in group.requests}))
 
-    def _work(self, groups: Callable[[], Iterator[tuple]]) -> Iterator[tuple[Group, Work | None]]:
+    def _work(
+        self, groups: Callable[[], Iterator[Asked]], known: dict[bytes, np.ndarray], by_group: bool
+    ) -> Iterator[tuple[Asked, Work | None]]:
         """What is left to compute for each group, portion by portion, and None when a group is complete."""
-        salt = self.scheme.salt
-        for group in self._planned(groups):
+        salt, strands = self.scheme.salt, self.scheme.strands
+        for group in groups():
+            if by_group:
+                known = self._look_up([group])
             missing: dict[tuple[str, int], list[Request]] = {}
             for request in group.requests:
-                known = self._known.get(request.key(salt)) if self._known else None
-                if known is not None and known.size == (4 if request.width == 1 else 2 * request.width):
-                    group.known[request] = restored(known, request.width)
+                values = known.get(request.key(salt)) if known else None
+                if values is not None and values.size == stored_size(request.width, strands):
+                    group.known[request] = restored(values, request.width, strands)
                 else:
                     missing.setdefault((request.kind, request.width), []).append(request)
             self.counts["requests"] += len(group.requests)
@@ -186,12 +192,9 @@ class Scorer:
     def compute(self, work: Work) -> np.ndarray:
         """Answers of the model itself to requests of one kind."""
         adapter = self.adapter
-        assert self._batcher is not None
-        if work.requests[0].kind == DISTANCES:
-            return distances(adapter, self._batcher, work.requests)
         return adapter.answer(self._batcher, work)
 
-    def _error(self, group: Group) -> dict[str, float] | None:
+    def _error(self, group: Asked) -> dict[str, float] | None:
         """Error of the LLR: measured once something is computed, else as it was measured for the store's answers."""
         if self._adapter is None:
             return self.store.read_note(ERROR_NOTE) if self.store is not None else None
@@ -200,7 +203,7 @@ class Scorer:
             self.store.write_note(ERROR_NOTE, error)
         return error
 
-    def _measured_error(self, group: Group) -> dict[str, float]:
+    def _measured_error(self, group: Asked) -> dict[str, float]:
         """How far the approximate LLRs of the first alleles lie from exact ones."""
         plans = group.plans[:CHECKED]
         exact = self.exact()
@@ -209,12 +212,12 @@ class Scorer:
             by_request: dict[Request, np.ndarray] = {}
             kinds: dict[tuple[str, int], dict[Request, None]] = {}
             for plan in plans:
-                for request in (plan.alt, plan.ref):
+                for request in plan.requests:
                     kinds.setdefault((request.kind, request.width), {})[request] = None
             for requests in kinds.values():
                 batcher = Batcher(adapter.device, self._batcher.budget)
                 by_request.update(zip(requests, adapter.answers(batcher, list(requests)), strict=True))
-            found.append(np.array([_by_strand(plan, by_request) for plan in plans]).mean(1))
+            found.append(np.array([plan.llr(by_request) for plan in plans]).mean(1))
         error = np.abs(found[0] - found[1])
         summary = {"alleles": len(plans), "mean": float(error.mean()), "largest": float(error.max())}
         log.info(
@@ -223,6 +226,85 @@ class Scorer:
             *summary.values(),
         )
         return summary
+
+    def report(self, what: str, total: int, started: float) -> dict:
+        """What the job did, for run.json; also a line of the log.
+
+        Args:
+            what: was scored, `total` of it. started: of `time.perf_counter`.
+        """
+        done, seconds = self.throughput, time.perf_counter() - started
+        rate = done.tokens / done.seconds if done.seconds else 0.0
+        device = self._adapter.device.type if self._adapter is not None else "none"
+        log.info(
+            "%d %s in %.1f s, %d of %d answers from the store, %.0f tokens a second on %s",
+            total,
+            what,
+            seconds,
+            self.counts["from_store"],
+            self.counts["requests"],
+            rate,
+            device,
+        )
+        return {
+            **self.counts,
+            "seconds": seconds,
+            "tokens": done.tokens,
+            "compute_seconds": done.seconds,
+            "tokens_per_second": rate,
+            "batches": done.batches,
+            "halvings": done.halvings,
+            "device": device,
+            "error": self.error,
+        }
+
+
+class Scorer(Asker):
+    """Scores the alleles of one shard.
+
+    Attributes:
+        embedding_window: bases over which embeddings are compared; None leaves them out.
+    """
+
+    def __init__(
+        self,
+        scheme: Scheme,
+        load: Callable[[], Adapter],
+        batch_tokens: int | None = None,
+        embedding_window: int | None = None,
+        store: ScoreStore | None = None,
+        exact: Callable[[], Adapter] | None = None,
+    ) -> None:
+        super().__init__(scheme, load, batch_tokens, store, exact)
+        self.embedding_window = embedding_window
+        self.counts |= {"alleles": 0, "evaluable": 0, "not_evaluable": 0}
+
+    def score_groups(self, groups: Callable[[], Iterator[tuple]], total: int) -> Iterator[pd.DataFrame]:
+        """`columns.SCORES` of each group, `llr_calibrated` left empty.
+
+        Args:
+            groups: called for a new iteration over (frame, windows, number of the first window). total: alleles of all.
+        """
+        progress = Progress("alleles", total, "allele")
+        for group, answers in self.answered(lambda: self._planned(groups), at_once=True):
+            yield self._table(group, answers)
+            progress.add(len(group.frame))
+        progress.close()
+
+    def score(self, alleles: pd.DataFrame, windows: Sequence[str]) -> pd.DataFrame:
+        """Scores of one table of alleles (`shards.ALLELE_COLUMNS`) with its windows by number."""
+        group = (alleles.reset_index(drop=True), windows, 0)
+        (table,) = self.score_groups(lambda: iter([group]), len(alleles))
+        return table
+
+    def _planned(self, groups: Callable[[], Iterator[tuple]]) -> Iterator[Group]:
+        for frame, windows, first in groups():
+            yield plan_group(self.scheme, frame, windows, first, self.embedding_window)
+
+    def compute(self, work: Work) -> np.ndarray:
+        if work.requests[0].kind == DISTANCES:
+            return distances(self.adapter, self._batcher, work.requests)
+        return super().compute(work)
 
     def _table(self, group: Group, answers: dict[Request, np.ndarray]) -> pd.DataFrame:
         frame = group.frame.reset_index(drop=True)
@@ -238,7 +320,7 @@ class Scorer:
         entropies = np.full(len(frame), np.nan)
         embedded = np.full((len(frame), 2), np.nan)
         if len(rows):
-            by_strand[rows] = [_by_strand(plan, answers) for plan in group.plans]
+            by_strand[rows] = [plan.llr(answers) for plan in group.plans]
             sites = [number for number, plan in enumerate(group.plans) if plan.site >= 0]
             if sites:
                 plans = [group.plans[number] for number in sites]
@@ -261,7 +343,7 @@ class Scorer:
 
 
 def stored(answer: np.ndarray) -> np.ndarray:
-    """An answer (2, width) as the store keeps it, in float32; likelihoods with what that leaves over.
+    """An answer (strands, width) as the store keeps it, in float32; likelihoods with what that leaves over.
 
     A likelihood may be in the thousands, where float32 has steps of a thousandth, and it is differences that count.
     """
@@ -271,16 +353,15 @@ def stored(answer: np.ndarray) -> np.ndarray:
     return np.concatenate([kept.ravel(), (answer - kept).astype(np.float32).ravel()])
 
 
-def restored(values: np.ndarray, width: int) -> np.ndarray:
-    """What `stored` was given, float64 (2, width)."""
+def stored_size(width: int, strands: int) -> int:
+    """Numbers that `stored` makes of an answer (strands, width)."""
+    return strands * (2 if width == 1 else width)
+
+
+def restored(values: np.ndarray, width: int, strands: int) -> np.ndarray:
+    """What `stored` was given, float64 (strands, width)."""
     wide = values.astype(np.float64)
-    return (wide[:2] + wide[2:] if width == 1 else wide).reshape(2, width)
-
-
-def _by_strand(plan: Plan, answers: dict[Request, np.ndarray]) -> np.ndarray:
-    """LLR of both strands, float64 (2,)."""
-    alternate, reference = answers[plan.alt][:, plan.alt_entry], answers[plan.ref][:, plan.ref_entry]
-    return alternate - reference
+    return (wide[:strands] + wide[strands:] if width == 1 else wide).reshape(strands, width)
 
 
 def entropy(logs: np.ndarray) -> np.ndarray:
@@ -301,27 +382,4 @@ def score_shard(scorer: Scorer, shard: Path, output: Path) -> dict:
     with written_whole(output) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as writer:
         for frame in scorer.score_groups(lambda: read_groups(shard), total):
             writer.write_table(pa.Table.from_pandas(frame, schema=schema, preserve_index=False))
-    done = scorer.throughput
-    seconds = time.perf_counter() - started
-    rate = done.tokens / done.seconds if done.seconds else 0.0
-    device = scorer._adapter.device.type if scorer._adapter is not None else "none"
-    log.info(
-        "%d alleles in %.1f s, %d of %d answers from the store, %.0f tokens a second on %s",
-        total,
-        seconds,
-        scorer.counts["from_store"],
-        scorer.counts["requests"],
-        rate,
-        device,
-    )
-    return {
-        **scorer.counts,
-        "seconds": seconds,
-        "tokens": done.tokens,
-        "compute_seconds": done.seconds,
-        "tokens_per_second": rate,
-        "batches": done.batches,
-        "halvings": done.halvings,
-        "device": device,
-        "error": scorer.error,
-    }
+    return scorer.report("alleles", total, started)

@@ -1,8 +1,9 @@
 """Gene models from GFF3 or GTF, as the Ensembl-style GFF3 that `bcftools csq` reads.
 
 Understands Ensembl, GENCODE, NCBI RefSeq and SGD files. Written per gene: the gene, its transcripts with biotype and
-tags, their exons, UTRs and CDS parts with phase; stop codons belong to the CDS. What csq would refuse or misread is
-left out and counted.
+tags, their exons, UTRs and CDS parts with phase; stop codons belong to the CDS. A coding transcript also says, where
+the source does, its genetic code (`transl_table`), codons that are read otherwise (`transl_except`), its protein's name
+(`protein_id`) and UniProt accessions (`uniprot`). What csq would refuse or misread is left out and counted.
 """
 
 from __future__ import annotations
@@ -54,6 +55,18 @@ PREFERENCE = {"MANE_Select": 0, "MANE_Plus_Clinical": 1, "Ensembl_canonical": 2,
 NO_PREFERENCE = 3
 KEPT_TAG = re.compile(r"MANE_|Ensembl_canonical|RefSeq_Select|appris_|cds_(start|end)_NF")
 
+# NCBI has Dbxref=UniProtKB/Swiss-Prot:P12345 and db_xref, SGD dbxref=UniProtKB:P12345, GENCODE's metadata and Ensembl's
+# dumps an attribute of its own. The form of accessions: https://www.uniprot.org/help/accession_numbers
+_ACCESSION = (
+    r"([OPQ][0-9][A-Z0-9]{3}[0-9]|[A-NR-Z][0-9](?:[A-Z][A-Z0-9]{2}[0-9]){1,2})(?:-\d+)?(?:\.\d+)?(?![A-Za-z0-9])"
+)
+_CROSS_REFERENCE = re.compile(rf"(?:UniProt|Swiss-?Prot|TrEMBL)[A-Za-z/_-]*:{_ACCESSION}", re.IGNORECASE)
+_BARE_ACCESSION = re.compile(rf"(?<![A-Za-z0-9]){_ACCESSION}")
+_UNIPROT_KEY = re.compile(r"uniprot|swiss_?prot|trembl", re.IGNORECASE)
+_TELLS_OF_PROTEIN = re.compile(r"transl_|protein_id|uniprot|swiss.?prot|trembl", re.IGNORECASE)
+# A stop codon read as selenocysteine, in GENCODE's GFF3 and in GTF.
+SELENOCYSTEINE = {"stop_codon_redefined_as_selenocysteine", "Selenocysteine"}
+
 _PARENT = re.compile(r"(?:^|;) ?Parent=([^;]+)")
 _GTF_TRANSCRIPT = re.compile(r'transcript_id "([^"]+)"')
 _GTF_ATTRIBUTE = re.compile(r'([^\s";]+)\s+(?:"([^"]*)"|([^\s";]+))')
@@ -74,6 +87,23 @@ class Node(NamedTuple):
     name: str
     biotype: str
     tags: str
+    uniprot: str = ""
+
+
+@dataclass
+class ProteinFacts:
+    """What the lines of a transcript say of its protein: NCBI translation table, exceptions, name, accessions."""
+
+    table: str = ""
+    exceptions: dict[str, None] = field(default_factory=dict)
+    protein: str = ""
+    uniprot: dict[str, None] = field(default_factory=dict)
+
+    def add(self, attributes: dict[str, str]) -> None:
+        self.table = attributes.get("transl_table", self.table)
+        self.exceptions |= dict.fromkeys(exceptions_of(attributes.get("transl_except", "")))
+        self.protein = self.protein or unquote(attributes.get("protein_id", ""))
+        self.uniprot |= dict.fromkeys(accessions_of(attributes))
 
 
 @dataclass
@@ -100,6 +130,37 @@ class Transcript(NamedTuple):
     strand: str
     exons: list[tuple[int, int]]
     cds: list[tuple[int, int, int]]
+    facts: ProteinFacts
+
+
+class CodingTranscript(NamedTuple):
+    """A coding transcript of a prepared file; 0-based half-open, ascending, whatever the strand.
+
+    Attributes:
+        gene: the gene's name. phase: bases before the first whole codon.
+        table: NCBI translation table, None where the file does not say.
+        exceptions: (start, end, one-letter residue) of codons that are read otherwise; '*' completes a stop codon.
+        protein: the protein's name. accessions: UniProt. Both may be empty.
+    """
+
+    id: str
+    gene_id: str
+    gene: str
+    contig: str
+    strand: str
+    exons: tuple[tuple[int, int], ...]
+    cds: tuple[tuple[int, int], ...]
+    phase: int
+    tags: frozenset[str]
+    table: int | None
+    exceptions: tuple[tuple[int, int, str], ...]
+    protein: str
+    accessions: tuple[str, ...]
+
+    @property
+    def cds_length(self) -> int:
+        """Bases, stop codon included."""
+        return sum(end - start for start, end in self.cds)
 
 
 def prepare_genes(source: Path, names: ContigNames, output: Path) -> dict[str, int]:
@@ -116,9 +177,9 @@ def prepare_genes(source: Path, names: ContigNames, output: Path) -> dict[str, i
     import pysam
 
     require_file(source, "GFF3 or GTF file")
-    nodes, parts, lengths = _read(source)
+    nodes, parts, lengths, facts = _read(source)
     left_out: Counter[str] = Counter()
-    genes = _assemble(nodes, parts, left_out)
+    genes = _assemble(nodes, parts, facts, left_out)
     by_contig = defaultdict(list)
     for root, transcripts in genes.items():
         gene = nodes[root]
@@ -164,14 +225,17 @@ def _no_gene_message(source: Path, contigs: list[str], names: ContigNames) -> st
     )
 
 
-def _read(source: Path) -> tuple[dict[str, Node], dict[str, Parts], dict[str, int]]:
-    """Nodes by key, parts by the key of their transcript, and contig lengths of `##sequence-region` lines from 1.
+def _read(source: Path) -> tuple[dict[str, Node], dict[str, Parts], dict[str, int], dict[str, ProteinFacts]]:
+    """Nodes by key, parts and protein facts by the key of their transcript, and contig lengths.
+
+    Lengths are those of `##sequence-region` lines that start at 1.
 
     Keys are GFF3's ids; in GTF, where an id may recur on another contig and a gene may share it, made from all three.
     """
     nodes: dict[str, Node] = {}
     parts: dict[str, Parts] = {}
     lengths: dict[str, int] = {}
+    facts: dict[str, ProteinFacts] = defaultdict(ProteinFacts)
     with open_text(source) as lines:
         for number, line in enumerate(lines, start=1):
             if line.startswith((">", "##FASTA")):
@@ -197,7 +261,7 @@ def _read(source: Path) -> tuple[dict[str, Node], dict[str, Parts], dict[str, in
             contig, kind, start, end = intern(contig), intern(kind), int(first) - 1, int(last)
             part = KIND_OF_TYPE.get(kind)
             is_gtf = "=" not in text.partition('"')[0].partition(";")[0]
-            if part is None:
+            if part is None and kind not in SELENOCYSTEINE:
                 attributes = dict(_gtf_attributes(text) if is_gtf else _gff3_attributes(text))
                 node = _gtf_node if is_gtf else _gff3_node
                 nodes |= node(contig, start, end, kind, attributes)
@@ -213,13 +277,21 @@ def _read(source: Path) -> tuple[dict[str, Node], dict[str, Parts], dict[str, in
             else:
                 found = _PARENT.search(text)
                 owners = found[1].split(",") if found else []
+            if part is None:
+                for owner in owners:
+                    facts[owner].exceptions[f"{start + 1}..{end}:U"] = None
+                continue
+            if part == CDS and _TELLS_OF_PROTEIN.search(text):
+                attributes = dict(_gtf_attributes(text) if is_gtf else _gff3_attributes(text))
+                for owner in owners:
+                    facts[owner].add(attributes)
             for owner in owners:
                 rows = parts.get(owner)
                 if rows is None:
                     rows = parts[owner] = Parts(contig, intern(strand))
                 rows.torn |= rows.contig != contig or rows.strand != strand
                 rows.flat.extend((part, start, end, int(phase) if phase in ("0", "1", "2") else UNKNOWN_PHASE))
-    return nodes, parts, lengths
+    return nodes, parts, lengths, facts
 
 
 def _gff3_attributes(text: str) -> Iterator[tuple[str, str]]:
@@ -237,6 +309,38 @@ def _gtf_attributes(text: str) -> Iterator[tuple[str, str]]:
     return iter(values.items())
 
 
+def accessions_of(attributes: dict[str, str]) -> list[str]:
+    """UniProt accessions among the attributes of a line, without isoform or version, in their order."""
+    found: dict[str, None] = {}
+    for key, value in attributes.items():
+        text = unquote(value)
+        found |= dict.fromkeys(accession.upper() for accession in _CROSS_REFERENCE.findall(text))
+        if _UNIPROT_KEY.search(key):
+            found |= dict.fromkeys(_BARE_ACCESSION.findall(text))
+    return list(found)
+
+
+# pos:59031364..59031366%2Caa:Sec or pos:complement(4..6),aa:Met, as in NCBI's GFF3 and GenBank's feature table
+_EXCEPTION = re.compile(r"pos:(?:complement\()?<?(\d+)(?:\.\.>?(\d+))?\)?,aa:(\w+)")
+_ONE_LETTER = {
+    "ALA": "A", "ARG": "R", "ASN": "N", "ASP": "D", "CYS": "C", "GLN": "Q", "GLU": "E", "GLY": "G", "HIS": "H",
+    "ILE": "I", "LEU": "L", "LYS": "K", "MET": "M", "PHE": "F", "PRO": "P", "SER": "S", "THR": "T", "TRP": "W",
+    "TYR": "Y", "VAL": "V",
+}  # fmt: skip
+_ONE_LETTER |= {"SEC": "U", "PYL": "O", "TERM": "*"}
+
+
+def exceptions_of(text: str) -> list[str]:
+    """The value of `transl_except` as 'first..last:residue', 1-based, with one-letter residues; those in full alone.
+
+    A position that joins several exons is left out: such a codon is found by the protein's sequence.
+    """
+    found = []
+    for first, last, residue in _EXCEPTION.findall(unquote(text)):
+        found.append(f"{first}..{last or first}:{_ONE_LETTER.get(residue.upper(), 'X')}")
+    return found
+
+
 def _gff3_node(contig: str, start: int, end: int, kind: str, attributes: dict[str, str]) -> dict[str, Node]:
     key = attributes.get("ID")
     if not key:
@@ -250,7 +354,8 @@ def _gff3_node(contig: str, start: int, end: int, kind: str, attributes: dict[st
     # The ids of SGD's older dumps are row numbers; the names are the systematic ones.
     own = attributes.get("Name", key) if key.isdecimal() else key
     tags = _kept_tags(attributes.get("tag", ""))
-    return {key: Node(contig, start, end, kind, parent, own, unquote(name), intern(biotype), tags)}
+    uniprot = ",".join(accessions_of(attributes))
+    return {key: Node(contig, start, end, kind, parent, own, unquote(name), intern(biotype), tags, uniprot)}
 
 
 def _gtf_node(contig: str, start: int, end: int, kind: str, attributes: dict[str, str]) -> dict[str, Node]:
@@ -261,7 +366,8 @@ def _gtf_node(contig: str, start: int, end: int, kind: str, attributes: dict[str
     biotype = attributes.get(f"{kind}_biotype") or attributes.get(f"{kind}_type") or ""
     name = attributes.get("gene_name") or attributes.get("gene") or ""
     parent, tags = ("", "") if kind == "gene" else (gene, _kept_tags(attributes.get("tag", "")))
-    return {f"{contig} {kind} {own}": Node(contig, start, end, kind, parent, own, name, intern(biotype), tags)}
+    uniprot = ",".join(accessions_of(attributes))
+    return {f"{contig} {kind} {own}": Node(contig, start, end, kind, parent, own, name, intern(biotype), tags, uniprot)}
 
 
 def _kept_tags(tags: str) -> str:
@@ -270,7 +376,9 @@ def _kept_tags(tags: str) -> str:
     return intern(",".join(tag for tag in plain if KEPT_TAG.match(tag)))
 
 
-def _assemble(nodes: dict[str, Node], parts: dict[str, Parts], left_out: Counter[str]) -> dict[str, list[Transcript]]:
+def _assemble(
+    nodes: dict[str, Node], parts: dict[str, Parts], facts: dict[str, ProteinFacts], left_out: Counter[str]
+) -> dict[str, list[Transcript]]:
     """Usable transcripts by the key of their gene. Whatever holds exons or CDS is a transcript, a gene itself too."""
     genes: dict[str, list[Transcript]] = defaultdict(list)
     for key, rows in parts.items():
@@ -293,7 +401,11 @@ def _assemble(nodes: dict[str, Node], parts: dict[str, Parts], left_out: Counter
             else:
                 if biotype in CODING and not coding:
                     biotype = "processed_transcript"
-                genes[root].append(Transcript(node.id, biotype, node.tags, rows.strand, exons, coding))
+                own = facts.get(key) or ProteinFacts()
+                for source in (node, nodes[root]):  # a gene's accession stands for transcripts that name none
+                    if not own.uniprot and source.uniprot:
+                        own.uniprot = dict.fromkeys(source.uniprot.split(","))
+                genes[root].append(Transcript(node.id, biotype, node.tags, rows.strand, exons, coding, own))
     for key, node in nodes.items():
         if node.type.endswith("gene") and not node.parent and key not in genes:
             left_out["gene_without_transcript"] += 1
@@ -391,6 +503,8 @@ def _rows(contig: str, gene: Node, transcripts: list[Transcript], taken: set[str
         own = _unique("transcript", transcript.id, contig, taken)
         attributes = f"ID=transcript:{own};Parent=gene:{gene_id};biotype={transcript.biotype}"
         attributes += f";tag={transcript.tags}" if transcript.tags else ""
+        if transcript.cds:
+            attributes += "".join(f";{key}={value}" for key, value in _protein_attributes(transcript.facts) if value)
         kind = "mRNA" if transcript.cds else "transcript"
         yield row(1, kind, exons[0][0], exons[-1][1], ".", attributes)
         parent = f"Parent=transcript:{own}"
@@ -408,6 +522,13 @@ def _rows(contig: str, gene: Node, transcripts: list[Transcript], taken: set[str
                 yield row(4, before, left, min(right, low), 0, parent)
             if right > high:
                 yield row(4, after, max(left, high), right, 0, parent)
+
+
+def _protein_attributes(facts: ProteinFacts) -> Iterator[tuple[str, str]]:
+    yield "transl_table", facts.table if facts.table.isdecimal() else ""
+    yield "transl_except", ",".join(facts.exceptions)
+    yield "protein_id", facts.protein.translate(_UNSAFE)
+    yield "uniprot", ",".join(facts.uniprot)
 
 
 def _unique(kind: str, raw: str, contig: str, taken: set[str]) -> str:
@@ -466,3 +587,56 @@ def transcript_table(genes: Path) -> pandas.DataFrame:
     table.insert(2, "gene", [names[gene] for gene in table["gene_id"]])
     table.insert(7, "cds_length", [cds[transcript] for transcript in table["transcript"]])
     return table
+
+
+def coding_transcripts(genes: Path, contig: str) -> list[CodingTranscript]:
+    """Coding transcripts of a contig of a prepared file, in its order; empty for a contig that it does not have."""
+    import pysam
+
+    names: dict[str, str] = {}
+    heads: dict[str, tuple[str, str, dict[str, str]]] = {}
+    exons: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    cds: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
+    with pysam.TabixFile(str(genes)) as table:
+        lines = table.fetch(contig) if contig in table.contigs else ()
+        for line in lines:
+            _, _, kind, first, last, _, strand, phase, text = line.split("\t")
+            attributes = dict(_gff3_attributes(text))
+            own, parent = attributes.get("ID", ""), attributes.get("Parent", "").partition(":")[2]
+            if kind == "gene":
+                names[own.removeprefix("gene:")] = attributes["Name"]
+            elif kind == "mRNA":
+                heads[own.removeprefix("transcript:")] = (parent, strand, attributes)
+            elif kind == "exon":
+                exons[parent].append((int(first) - 1, int(last)))
+            elif kind == "CDS":
+                cds[parent].append((int(first) - 1, int(last), int(phase)))
+    found = []
+    for own, (gene, strand, attributes) in heads.items():
+        parts = sorted(cds[own])
+        found.append(
+            CodingTranscript(
+                own,
+                gene,
+                names[gene],
+                contig,
+                strand,
+                tuple(sorted(exons[own])),
+                tuple((start, end) for start, end, _ in parts),
+                parts[0 if strand == "+" else -1][2],
+                frozenset(filter(None, attributes.get("tag", "").split(","))),
+                int(attributes["transl_table"]) if "transl_table" in attributes else None,
+                tuple(_written_exceptions(attributes.get("transl_except", ""))),
+                attributes.get("protein_id", ""),
+                tuple(filter(None, attributes.get("uniprot", "").split(","))),
+            )
+        )
+    return found
+
+
+def _written_exceptions(text: str) -> Iterator[tuple[int, int, str]]:
+    """(start, end, residue), 0-based half-open, as `prepare_genes` wrote them."""
+    for item in filter(None, text.split(",")):
+        span, _, residue = item.partition(":")
+        first, _, last = span.partition("..")
+        yield int(first) - 1, int(last), residue

@@ -26,17 +26,28 @@ def arithmetic_of(dtype: str) -> str:
 
 
 def open_scheme(
-    registry: Path, model: str, checkpoint: Path, lock: Path | None, allowed: Sequence[str], reading: Reading
+    registry: Path,
+    model: str,
+    checkpoint: Path,
+    lock: Path | None,
+    allowed: Sequence[str],
+    reading: Reading,
+    kind: str = "dna",
 ) -> tuple[ModelFacts, str, Scheme]:
     """A fetched model's facts, the digest of its files after every byte was checked, and how it is asked.
 
     Args:
-        allowed: models that may run the code of their checkpoint.
+        allowed: models that may run the code of their checkpoint. kind: of model that is wanted.
 
     Raises:
-        BadInput: the registry has no such model, a file has changed, or its code may not be run.
+        BadInput: the registry has no such model, it is of another kind, a file has changed, or its code may not be run.
     """
     facts = model_facts(registry, model, checkpoint)
+    if facts.kind != kind:
+        raise BadInput(
+            f"{registry}: {model} is a model of kind {facts.kind}, and one of kind {kind} is asked for; name it under "
+            f"the config's key of its kind or correct kind in the registry"
+        )
     if facts.family == "remote-code" and model not in allowed:
         raise BadInput(
             f"{model}: this model runs code of its checkpoint, which is not allowed; read {checkpoint}/*.py and, if "

@@ -136,6 +136,7 @@ TRANSFORMERS = {
     "bert": ("bert", "BertForMaskedLM", _bert_head),
     "esm": ("esm", "EsmForMaskedLM", _esm_head),
     "modernbert": ("modernbert", "ModernBertForMaskedLM", _modernbert_head),
+    "esmc": ("esmc", "EsmcForMaskedLM", _esm_head),
     "llama": ("llama", "LlamaForCausalLM", None),
     "mistral": ("mistral", "MistralForCausalLM", None),
     "mixtral": ("mixtral", "MixtralForCausalLM", None),

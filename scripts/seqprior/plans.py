@@ -4,22 +4,24 @@ A `Request` is one fact about a model that a forward pass can answer, for exampl
 likelihood of one haplotype, on both strands. Equal requests of different alleles are one request. A request knows the
 bytes that identify it, under which the score store keeps its answer, and the `Part`s of token rows that compute it.
 
-An answer is a vector for each strand. `llr` is always the difference of two entries: of one answer for a
-marginal, of two answers for a pair of haplotypes.
+An answer is a vector for each strand; DNA has two strands and a protein has one. `llr` is always the difference of two
+entries: of one answer for a marginal, of two answers for a pair of haplotypes.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import blake2b
+from itertools import pairwise
 
 import numpy as np
 
 from seqprior.errors import BadInput
 from seqprior.models import ModelFacts, checkpoint_folder, read_config
+from seqprior.residues import AMINO_ACIDS, INDEX_OF
 from seqprior.sequence import BASES, encode
 from seqprior.sequence import reverse_complement as other_strand
 from seqprior.shards import Cutter
@@ -29,6 +31,8 @@ REQUEST_VERSION = 2  # to be raised when a request of the same identity would ge
 MAX_SPELT = 4  # byte-pair tokens over an allele whose spellings are summed; their number grows with each
 MORE_MASKS = (0, 1, 2)  # masks than tokens were there; the fewest with which both alleles can be spelt are taken
 MAX_SPAN = 32  # byte-pair tokens that may be masked together; more is no longer a local change
+BLOCK = 64  # residues of a protein whose profiles are one answer
+TILED = "_tiled"  # ends the method of a score that was read from a part of its protein
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,7 @@ class Part:
             among them to the answer's only entry.
         spelt: each column of candidates is one way to spell the same bases, all of them add up to the answer's only
             entry; -1 fills up the columns that a part lacks.
+        apart: the reads are not added up; the answer has C entries for each of them in turn, and zeros at its end.
     """
 
     strand: int
@@ -68,6 +73,12 @@ class Part:
     constant: float = 0.0
     own: int = -1
     spelt: bool = False
+    apart: bool = False
+
+    @property
+    def sums(self) -> int:
+        """Rows of C entries that the reads come to."""
+        return len(self.positions) if self.apart else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +108,7 @@ class Plan:
     """How one allele's score is read: answer `alt`, entry `alt_entry`, minus answer `ref`, entry `ref_entry`.
 
     `site` is the first of four entries over A, C, G, T in the answer, from which an entropy follows; -1 for none.
+    The scores of the plans in `more` are added.
     """
 
     method: str
@@ -105,6 +117,17 @@ class Plan:
     alt_entry: int = 0
     ref_entry: int = 0
     site: int = -1
+    more: tuple[Plan, ...] = ()
+
+    @property
+    def requests(self) -> tuple[Request, ...]:
+        """All that has to be asked, some of it repeatedly."""
+        return (self.alt, self.ref, *(request for plan in self.more for request in plan.requests))
+
+    def llr(self, answers: Mapping[Request, np.ndarray]) -> np.ndarray:
+        """The score on each strand, float64 (strands,), from answers (strands, width)."""
+        own = answers[self.alt][:, self.alt_entry] - answers[self.ref][:, self.ref_entry]
+        return sum((plan.llr(answers) for plan in self.more), own)
 
 
 @dataclass(frozen=True)
@@ -125,11 +148,13 @@ class Scheme(ABC):
 
     Attributes:
         site_method, pair_method: names of the scores, as documented in docs/scores.md.
+        strands: ways to read a sequence, each of which has an answer: 2 for DNA, 1 for proteins.
         room: tokens that the network has positions for; None for any number.
     """
 
     site_method: str
     pair_method: str
+    strands = 2
 
     def __init__(self, facts: ModelFacts, tokeniser: Tokeniser | None, reading: Reading) -> None:
         self.facts, self.reading = facts, reading
@@ -140,14 +165,18 @@ class Scheme(ABC):
         self.room: int | None = None
 
     def fits(self, *sequences: str) -> bool:
-        """False if a sequence has more tokens, on either strand, than the network has positions.
+        """False if a sequence has more tokens, on any strand, than the network has positions.
 
         Sequences of one length differ in tokens with byte pairs, and where unknown bases break a k-mer up; bases that
         are left over by k-mers are tokens of their own.
         """
         if self.room is None:
             return True
-        return self.fit_as_read(*sequences) and self.fit_as_read(*map(other_strand, sequences))
+        return all(self.fit_as_read(*self.texts(sequence)) for sequence in sequences)
+
+    def texts(self, sequence: str) -> tuple[str, ...]:
+        """A sequence as it is read on each strand."""
+        return (sequence,) if self.strands == 1 else (sequence, other_strand(sequence))
 
     def fit_as_read(self, *texts: str) -> bool:
         """The same on the one strand that each text is written in."""
@@ -180,7 +209,7 @@ class Scheme(ABC):
         """Token rows that a request takes, about."""
         exact = self.reading.exact_likelihoods and request.kind == "masked_pseudo_likelihood"
         bases = self.facts.k if self.facts.tokenisation == "kmer" else 1  # that one masked row answers for
-        return 2 * (len(request.sequence) // bases if exact else 1)
+        return self.strands * (len(request.sequence) // bases if exact else 1)
 
     def within_token(self, window: str, token: str, first: int, within: int, ref: str, alt: str) -> Plan:
         """An allele at place `within` of the k-mer that starts at base `first`, read from that token's marginal."""
@@ -202,10 +231,10 @@ class Scheme(ABC):
         return Plan(self.pair_method, *(Request(self.pair_method, haplotype) for haplotype in haplotypes))
 
     def likelihood_parts(self, sequence: str) -> Iterator[Part]:
-        """Log-likelihood of a sequence against equally likely bases, on both strands, from its tokens' readings."""
+        """Log-likelihood of a sequence against equally likely bases, on its strands, from its tokens' readings."""
         tokeniser = self.tokeniser
         assert tokeniser is not None
-        for strand, text in enumerate((sequence, other_strand(sequence))):
+        for strand, text in enumerate(self.texts(sequence)):
             tokens = self._tokens(text)
             at = np.flatnonzero(tokens.known)
             if not len(at):
@@ -674,12 +703,143 @@ class Causal(Scheme):
             )
 
 
+class MaskedResidues(Scheme):
+    """Proteins: one token a residue, one strand; what is longer than the model's window is read in tiles.
+
+    Wild-type marginals (`Reading.one_pass_marginals`) read all residues of a tile from one pass over it, masked ones
+    mask the changed residues, all of a change together, after Meier et al. 2021, doi:10.1101/2021.07.09.450648. Changes
+    of a protein's length compare the pseudo-likelihoods of both proteins. Positions are 0-based residues.
+    """
+
+    strands = 1
+    wild_type_method = "wild_type_marginal"
+    masked_method = "masked_marginal"
+
+    def __init__(self, facts: ModelFacts, tokeniser: Tokeniser | None, reading: Reading) -> None:
+        super().__init__(facts, tokeniser, reading)
+        self.site_method = self.wild_type_method if reading.one_pass_marginals else self.masked_method
+        self.pair_method = "masked_pseudo_likelihood" if reading.exact_likelihoods else "unmasked_pseudo_likelihood"
+
+    def tiles(self, length: int) -> list[tuple[int, int]]:
+        """The parts in which a protein is read, half a window apart from its start on, the last one at its end."""
+        size = self.facts.window
+        if length <= size:
+            return [(0, length)]
+        starts = [*range(0, length - size, max(size // 2, 1)), length - size]
+        return [(start, start + size) for start in starts]
+
+    def tile_of(self, length: int, start: int, end: int) -> tuple[int, int] | None:
+        """The tile in which residues [start, end) lie most central, the first of two; None if none has all of them."""
+        tiles = [tile for tile in self.tiles(length) if tile[0] <= start and end <= tile[1]]
+        return min(tiles, key=lambda tile: abs(start + end - sum(tile)), default=None)
+
+    def named(self, method: str, length: int) -> str:
+        """The name of a marginal's method for a protein of so many residues."""
+        return method if length <= self.facts.window else method + TILED
+
+    def profile(self, sequence: str) -> list[tuple[Request, int, int, int]]:
+        """What is asked for the wild-type marginals of all residues: one pass for each tile.
+
+        Returns:
+            Requests, the residues [first, last) that each answers for, and the entry of its answer at which they start.
+        """
+        tiles = self.tiles(len(sequence))
+        # Between the middles of two tiles a residue belongs to the nearer one, as in `tile_of`.
+        ends = [(sum(one) + sum(two) - 2) // 4 + 1 for one, two in pairwise(tiles)]
+        found = []
+        for (begin, end), first, last in zip(tiles, [0, *ends], [*ends, len(sequence)], strict=True):
+            text = sequence[begin:end]
+            for block in range((first - begin) // BLOCK * BLOCK, last - begin, BLOCK):
+                own = max(first, begin + block), min(last, begin + block + BLOCK)
+                found.append((self._block(text, block), *own, (own[0] - begin - block) * len(AMINO_ACIDS)))
+        return found
+
+    def residue(self, sequence: str, place: int) -> Request:
+        """What is asked for the masked marginal of one residue: 20 entries in the order of `residues.AMINO_ACIDS`."""
+        tile = self.tile_of(len(sequence), place, place + 1)
+        assert tile is not None
+        return Request(self.masked_method, sequence[slice(*tile)], (place - tile[0],), len(AMINO_ACIDS))
+
+    def plan(self, window: str, offset: int, ref: str, alt: str) -> Plan | None:
+        """How to score a change of a protein at residue `offset`; `window` is the whole protein, whatever its length.
+
+        `ref` is what the protein has there. An insertion has none, a deletion has no `alt`.
+        """
+        if len(ref) != len(alt):
+            return self._indel(window, *leftmost(window, offset, ref, alt))
+        changed = [place for place in range(len(ref)) if ref[place] != alt[place]]
+        if not changed or not all({ref[place], alt[place]} <= INDEX_OF.keys() for place in changed):
+            return None
+        first, last = offset + changed[0], offset + changed[-1] + 1
+        if self.reading.one_pass_marginals:
+            tiles = [self.tile_of(len(window), offset + place, offset + place + 1) for place in changed]
+        else:
+            tiles = [self.tile_of(len(window), first, last)] * len(changed)
+        plans = []
+        for number, (place, tile) in enumerate(zip(changed, tiles, strict=True)):
+            if tile is None:
+                return None
+            text, at = window[slice(*tile)], offset + place - tile[0]
+            if self.reading.one_pass_marginals:
+                request, entry = self._block(text, at // BLOCK * BLOCK), at % BLOCK * len(AMINO_ACIDS)
+            else:
+                places = tuple(offset + other - tile[0] for other in changed)
+                request = Request(self.masked_method, text, places, len(changed) * len(AMINO_ACIDS))
+                entry = number * len(AMINO_ACIDS)
+            entries = (entry + INDEX_OF[letter] for letter in (alt[place], ref[place]))
+            plans.append(Plan(self.named(self.site_method, len(window)), request, request, *entries))
+        return replace(plans[0], more=tuple(plans[1:]))
+
+    def _block(self, text: str, first: int) -> Request:
+        """The wild-type marginals of the residues of a tile from `first` on."""
+        return Request(self.wild_type_method, text, (first,), BLOCK * len(AMINO_ACIDS))
+
+    def _indel(self, sequence: str, start: int, ref: str, alt: str) -> Plan | None:
+        """Both proteins over the same flanks, as much of them as the window has room for."""
+        after = len(sequence) - start - len(ref)
+        room = self.facts.window - max(len(ref), len(alt))
+        left = min(start, max(room // 2, room - after))
+        right = min(after, room - left)
+        if room < 1 or left + right < 1 or not set(alt) <= INDEX_OF.keys():
+            return None
+        plan = self.pair(sequence[start - left : start + len(ref) + right], left, ref, alt)
+        whole = left == start and right == after
+        return plan if plan is None or whole else replace(plan, method=self.pair_method + TILED)
+
+    def parts(self, request: Request) -> Iterator[Part]:
+        if request.kind == self.pair_method:
+            yield from self.likelihood_parts(request.sequence)
+            return
+        assert self.tokeniser is not None
+        places = np.array(request.at)
+        if request.kind == self.wild_type_method:
+            places = np.arange(places[0], min(places[0] + BLOCK, len(request.sequence)))
+        positions = places + self.tokeniser.lead
+        masked = tuple(map(int, positions)) if request.kind == self.masked_method else ()
+        every = np.broadcast_to(np.arange(len(AMINO_ACIDS)), (len(places), len(AMINO_ACIDS)))
+        yield Part(0, Row(self._tokens(request.sequence).ids, masked), positions, every, apart=True)
+
+
+def leftmost(sequence: str, start: int, ref: str, alt: str) -> tuple[int, str, str]:
+    """A change without what both sides share, an indel at the first of the places where it gives the same protein."""
+    while ref and alt and ref[-1] == alt[-1]:
+        ref, alt = ref[:-1], alt[:-1]
+    while ref and alt and ref[0] == alt[0]:
+        start, ref, alt = start + 1, ref[1:], alt[1:]
+    if not ref or not alt:
+        while start and sequence[start - 1] == (ref or alt)[-1]:
+            start -= 1
+            ref, alt = (text and sequence[start] + text[:-1] for text in (ref, alt))
+    return start, ref, alt
+
+
 SCHEMES: dict[tuple[str, str], type[Scheme]] = {
     ("single-base", "bidirectional"): MaskedBases,
     ("single-base", "masked"): MaskedBases,
     ("overlapping-kmer", "masked"): MaskedOverlappingKmers,
     ("kmer", "masked"): MaskedKmers,
     ("bpe", "masked"): MaskedPieces,
+    ("residue", "masked"): MaskedResidues,
     **{(tokenisation, "causal"): Causal for tokenisation in ("single-base", "kmer", "bpe")},
 }
 
@@ -687,7 +847,7 @@ SCHEMES: dict[tuple[str, str], type[Scheme]] = {
 # What each family predicts; code of a checkpoint may do either.
 OBJECTIVES = {
     "bidirectional-conv": "bidirectional",
-    **dict.fromkeys(("bert", "esm", "esm-gated", "mosaic-bert", "modernbert"), "masked"),
+    **dict.fromkeys(("bert", "esm", "esm-gated", "mosaic-bert", "modernbert", "esmc"), "masked"),
     **dict.fromkeys(("llama", "mistral", "mixtral", "gpt-neox", "gpt2"), "causal"),
 }
 
@@ -703,6 +863,11 @@ def read_scheme(facts: ModelFacts, reading: Reading) -> Scheme:
         raise BadInput(
             f"{facts.id}: no way to score a {facts.family} network with tokenisation {facts.tokenisation} and "
             f"objective {facts.objective}; correct the model registry"
+        )
+    if (facts.tokenisation == "residue") != (facts.kind == "protein"):
+        raise BadInput(
+            f"{facts.id}: the entry says kind: {facts.kind} and tokenisation: {facts.tokenisation}, and residue goes "
+            "with protein alone; correct the model registry"
         )
     if facts.objective == "bidirectional":
         return kind(facts, None, reading)

@@ -14,7 +14,7 @@ from seqprior.columns import Status
 from seqprior.files import sha256
 from seqprior.models import ModelFacts, model_facts
 
-SOFTWARE = ("snakemake", "pysam", "pandas", "pyarrow", "numpy", "torch", "transformers", "jinja2")
+SOFTWARE = ("snakemake", "pysam", "pandas", "pyarrow", "numpy", "biopython", "biotite", "torch", "transformers", "jinja2")
 
 
 def software_versions() -> dict[str, str]:
@@ -35,9 +35,10 @@ def describe_model(facts: ModelFacts, manifest: dict, jobs: Sequence[dict]) -> d
         manifest: of the fetched folder. jobs: throughput of each scoring job of the cohort.
     """
     described = {key: value for key, value in vars(facts).items() if key not in {"path", "vocabulary", "tokens"}}
-    total = {key: sum(job[key] for job in jobs) for key in ("requests", "from_store", "evaluable", "not_evaluable")}
+    counted = ("requests", "from_store", "evaluable", "not_evaluable")
+    total = {key: sum(job.get(key, 0) for job in jobs) for key in counted}
     asked = total["evaluable"] + total["not_evaluable"]
-    errors = [job["error"] for job in jobs if job["error"]]
+    errors = [job["error"] for job in jobs if job.get("error")]
     return described | {
         "digest": manifest["digest"],
         "source": manifest["source"],

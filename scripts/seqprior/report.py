@@ -9,12 +9,20 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seqprior.columns import ALLELE, KNOWN_ALLELES, RANKED_LEAD, RANKED_TAIL, REASON_TEXT, Status
+from seqprior.columns import (
+    ALLELE,
+    KNOWN_ALLELES,
+    PROTEIN_REASON_TEXT,
+    RANKED_LEAD,
+    RANKED_TAIL,
+    REASON_TEXT,
+    Status,
+)
 from seqprior.errors import BadInput
 from seqprior.files import written_whole
 
@@ -22,13 +30,17 @@ if TYPE_CHECKING:
     import pandas
 
 PAGE_ROWS = 50
+STYLES = ("report.css", "panels.css")
+VIEWER, VIEWER_LICENCE = "vendor/3Dmol-min.js", "vendor/3Dmol-LICENSE.txt"
 MODELS_IN_TABLE = 3
 POINTS_BELOW = 10
 CLASSES_DRAWN = 20
 ALLELE_LETTERS = 12
+RESIDUE_LETTERS = 4
 DASH = "–"
 
-# label, kind, meaning. Kinds: text, term (Sequence Ontology), count (whole or half ranks), number.
+# label, kind, meaning. Kinds: text, term (Sequence Ontology), count (whole or half ranks), number, residue (a whole
+# number, shown with the residues before and after).
 COLUMN_TEXT = {
     "rank": ("Rank", "count", "place in the order of the score, 1 is best"),
     "variant_id": ("Identifier", "text", "chromosome, position, reference and alternate allele after normalisation"),
@@ -60,12 +72,113 @@ COLUMN_TEXT = {
     "reason": ("Reason", "text", "why the allele was skipped"),
 }
 
+# The same of what proteins add. Keys are what stands before the model's name.
+PROTEIN_COLUMN_TEXT = {
+    "protein_transcript": ("Protein's transcript", "text", "transcript whose protein was taken for this gene"),
+    "protein": ("Protein", "text", "first digits of the SHA-256 of the protein's residues"),
+    "uniprot": ("UniProt", "text", "accession of the protein"),
+    "protein_effect": ("Effect on the protein", "term", "Sequence Ontology term of the change of this transcript"),
+    "residue": ("Residue", "residue", "first changed residue, 1-based, with the residues before and after the change"),
+    "residue_ref": ("Residues before", "text", "residues of the reference that change"),
+    "residue_alt": ("Residues after", "text", "residues in their place"),
+    "hgvs_c": ("Coding change", "text", "change of the coding sequence in HGVS notation"),
+    "protein_hgvs_p": (
+        "Protein change, this transcript",
+        "text",
+        "change of this transcript's protein in HGVS notation",
+    ),
+    "protein_best": (
+        "Protein z",
+        "number",
+        "the highest z of any protein or structure model, whose name stands beside it",
+    ),
+    "protein_llr": ("Protein LLR", "number", "log p(alt) - log p(ref) of the residue; lower is more surprising"),
+    "protein_z": (
+        "Protein z",
+        "number",
+        "standard deviations by which the change is more surprising than the mean substitution of that protein",
+    ),
+    "protein_entropy": (
+        "Protein entropy",
+        "number",
+        "uncertainty of the model about the residue, in nats; low: constrained",
+    ),
+    "protein_method": ("Protein method", "text", "how the protein model was asked"),
+    "structure_llr": ("Structure LLR", "number", "log p(alt) - log p(ref) of the residue given the backbone"),
+    "structure_z": ("Structure z", "number", "as protein z, of the structure model"),
+    "structure_entropy": (
+        "Structure entropy",
+        "number",
+        "uncertainty of the structure model about the residue, in nats",
+    ),
+    "structure_method": ("Structure method", "text", "how the structure model was asked"),
+    "structure_reason": ("No structure since", "text", "why the residue has no structure features"),
+    "blosum62": ("BLOSUM62", "number", "how often related proteins exchange the two residues; below 0 is rare"),
+    "hydrophobicity_change": ("Hydrophobicity change", "number", "Kyte-Doolittle scale; above 0 is more hydrophobic"),
+    "plddt": ("pLDDT", "number", "confidence of the predicted structure, 0 to 100; it says nothing of damage"),
+    "relative_solvent_accessibility": ("Solvent accessibility", "number", "0 is buried, about 1 is fully exposed"),
+    "secondary_structure": ("Secondary structure", "text", "H helix, E strand, C neither"),
+    "contact_number": ("Contact number", "count", "residues within 10 Å; high in a protein's core"),
+    "half_sphere_up": ("Half sphere, up", "count", "residues within 13 Å on the side chain's side"),
+    "half_sphere_down": ("Half sphere, down", "count", "residues within 13 Å on the other side"),
+    "site_distance": ("Distance to a site", "number", "Å to the nearest annotated site"),
+    "pae_domain": ("Domain", "count", "number of the domain by predicted aligned error; -1 for none"),
+    "haplotype_hgvs_p": (
+        "Joint change",
+        "text",
+        "change of the protein together with phased alleles of the same codon",
+    ),
+    "haplotype_with": ("Jointly with", "text", "the other alleles of that codon on the same chromosome"),
+    "haplotype_carriers": ("Joint carriers", "count", "chromosomes that carry them together"),
+    "haplotype_llr": ("Joint LLR", "number", "protein LLR of the joint change"),
+    "protein_term": ("Protein term", "number", "part of the score that protein and structure models give"),
+    "protein_status": ("Protein status", "text", "whether protein or structure models scored the change"),
+    "protein_reason": ("No protein score since", "text", "why they did not"),
+}
+COLUMN_TEXT |= PROTEIN_COLUMN_TEXT
+DERIVED = ("protein_best", "protein_best_model")  # columns of the page that the run's files do not have
+
 CITATIONS = {
     "snakemake": "Mölder F, et al. Sustainable data analysis with Snakemake. F1000Research 2021;10:33.",
     "pysam": "Danecek P, et al. Twelve years of SAMtools and BCFtools. GigaScience 2021;10:giab008.",
     "csq": "Danecek P, McCarthy SA. BCFtools/csq: haplotype-aware variant consequences. "
     "Bioinformatics 2017;33:2037-2039.",
+    "biotite": "Kunzmann P, et al. Biotite: new tools for a versatile Python bioinformatics library. "
+    "BMC Bioinformatics 2023;24:236. doi:10.1186/s12859-023-05345-6.",
+    "alphafold": "Jumper J, et al. Highly accurate protein structure prediction with AlphaFold. Nature "
+    "2021;596:583-589. doi:10.1038/s41586-021-03819-2.",
+    "alphafold_db": "Varadi M, et al. AlphaFold Protein Structure Database in 2024: providing structure coverage for "
+    "over 214 million protein sequences. Nucleic Acids Research 2024;52:D368-D375. doi:10.1093/nar/gkad1011.",
+    "alphafold3": "Abramson J, et al. Accurate structure prediction of biomolecular interactions with AlphaFold 3. "
+    "Nature 2024;630:493-500. doi:10.1038/s41586-024-07487-w.",
+    "colabfold": "Mirdita M, et al. ColabFold: making protein folding accessible to all. Nature Methods "
+    "2022;19:679-682. doi:10.1038/s41592-022-01488-1.",
+    "accessibility": "Tien MZ, et al. Maximum allowed solvent accessibilites of residues in proteins. PLoS ONE "
+    "2013;8:e80635. doi:10.1371/journal.pone.0080635.",
+    "half_sphere": "Hamelryck T. An amino acid has two sides: a new 2D measure provides a different view of solvent "
+    "exposure. Proteins 2005;59:38-48. doi:10.1002/prot.20379.",
+    "blosum62": "Henikoff S, Henikoff JG. Amino acid substitution matrices from protein blocks. PNAS "
+    "1992;89:10915-10919. doi:10.1073/pnas.89.22.10915.",
+    "hydrophobicity": "Kyte J, Doolittle RF. A simple method for displaying the hydropathic character of a protein. "
+    "Journal of Molecular Biology 1982;157:105-132. doi:10.1016/0022-2836(82)90515-0.",
+    "3dmol": "Rego N, Koes D. 3Dmol.js: molecular visualization with WebGL. Bioinformatics 2015;31:1322-1324. "
+    "doi:10.1093/bioinformatics/btu829.",
 }
+# Where structures come from, and what is cited for it.
+SOURCES = {
+    "alphafold_db": ("from AlphaFold DB", ("alphafold", "alphafold_db")),
+    "alphafold2": ("by AlphaFold 2", ("alphafold",)),
+    "alphafold3": ("by AlphaFold 3", ("alphafold3",)),
+    "colabfold": ("by ColabFold", ("alphafold", "colabfold")),
+    "folder": ("from local folders", ()),
+    "esmfold": ("folded by ESMFold", ()),
+}
+PROTEIN_LIMITS = (
+    "pLDDT is the confidence of a prediction: a confident residue is not for that reason an important one.",
+    "Structures are those of the reference protein; none is folded anew with the change in it.",
+    "Stops, frameshifts and lost starts put no residue in the place of another, so no protein model scores them.",
+    "Effects on splicing, expression or on partners that the structure lacks are not in these scores.",
+)
 
 
 # --- numbers and words ---
@@ -179,6 +292,11 @@ def reason_text(reason: object) -> str:
     return "" if is_missing(reason) else REASON_TEXT.get(reason, str(reason))
 
 
+def protein_reason_text(reason: object) -> str:
+    """As `reason_text`, of a change of a protein."""
+    return "" if is_missing(reason) else PROTEIN_REASON_TEXT.get(reason, str(reason))
+
+
 # --- what happened to the alleles ---
 
 
@@ -204,6 +322,40 @@ def account(summary: Mapping[str, Any], ranked: pandas.DataFrame) -> dict[str, A
         "scored": scored,
         "skipped": sums["input"] - scored,
         "adds_up": sums == totals,
+    }
+
+
+def account_proteins(ranked: pandas.DataFrame) -> dict[str, Any] | None:
+    """What became of the alleles that touch a coding sequence; None of a run without proteins.
+
+    Returns:
+        coding: unique alleles in coding sequences, of `unique`. rows: these by status and reason, with `input` and
+        `unique` counts; their sums are in `sums`. structure: whether structures were asked for, and if so, how many
+        alleles have their features and why the others that change residues do not, as `structure_rows`.
+    """
+    if "protein_status" not in ranked:
+        return None
+    coding = ranked[ranked["protein_status"].map(lambda value: not is_missing(value) and value != "")]
+
+    def counted_by(reasons: pandas.Series, rows: pandas.DataFrame, yes: str) -> list[dict[str, Any]]:
+        groups = rows.assign(reason_=reasons.fillna("")).groupby("reason_")["input_count"]
+        found = [{"reason": name, "input": int(group.sum()), "unique": len(group)} for name, group in groups]
+        found.sort(key=lambda row: (row["reason"] != "", -row["input"]))
+        return [row | {"text": protein_reason_text(row["reason"]) or yes} for row in found]
+
+    rows = counted_by(coding["protein_reason"], coding, "")
+    for row in rows:
+        row["status"] = str(Status.SKIPPED if row["reason"] else Status.SCORED)
+    structure_rows = []
+    if "structure_reason" in coding:
+        asked = coding[coding["contact_number"].notna() | (coding["structure_reason"].fillna("") != "")]
+        structure_rows = counted_by(asked["structure_reason"], asked, "the residue is in a structure")
+    return {
+        "coding": len(coding),
+        "unique": len(ranked),
+        "rows": rows,
+        "sums": {key: sum(row[key] for row in rows) for key in ("input", "unique")},
+        "structure_rows": structure_rows,
     }
 
 
@@ -399,17 +551,47 @@ def column_facts(ranked: pandas.DataFrame) -> list[dict[str, Any]]:
     import pandas
 
     models = models_of(ranked)
-    shown = {"rank", "gene", "consequence", "hgvs_p", "score", "input_count", "status"}
+    shown = {"rank", "gene", "consequence", "hgvs_p", "score", "input_count", "status", "residue", "protein_best"}
     shown |= {f"llr_calibrated.{model}" for model in models[:MODELS_IN_TABLE]}
     facts = []
     for key in map(str, ranked.columns):
         stem, _, model = key.partition(".")
         numeric = pandas.api.types.is_numeric_dtype(ranked[key])
         label, kind, meaning = COLUMN_TEXT.get(stem, (key, "number" if numeric else "text", ""))
-        if model and len(models) > 1 and stem in COLUMN_TEXT:
+        protein = stem in PROTEIN_COLUMN_TEXT or stem in DERIVED
+        if model and (len(models) > 1 or protein) and stem in COLUMN_TEXT:
             label = f"{label}, {model}"
         facts.append({"key": key, "label": label, "kind": kind, "meaning": meaning, "shown": key in shown})
+        if protein:
+            facts[-1] |= {"protein": True, "derived": stem in DERIVED}
     return facts
+
+
+def with_best(ranked: pandas.DataFrame) -> pandas.DataFrame:
+    """The table with the highest z of any protein or structure model and that model's name; as it is without any."""
+    keys = [key for key in map(str, ranked.columns) if key.partition(".")[0] in ("protein_z", "structure_z")]
+    if not keys:
+        return ranked
+    z = ranked[keys].astype(float)
+    best = z.max(axis=1)
+    names = z.fillna(-math.inf).idxmax(axis=1).map(lambda key: key.partition(".")[2])
+    table = ranked.copy()
+    place = max(table.columns.get_loc(key) for key in keys) + 1
+    table.insert(place, "protein_best", best)
+    table.insert(place + 1, "protein_best_model", names.where(best.notna(), ""))
+    return table
+
+
+def residue_label(residue: object, ref: object, alt: object) -> str:
+    """`R175H`; of several residues the first letters; an en dash for none."""
+
+    def short(letters: object) -> str:
+        text = "" if is_missing(letters) else str(letters)
+        return text if len(text) <= RESIDUE_LETTERS else f"{text[:RESIDUE_LETTERS]}…"
+
+    if is_missing(residue):
+        return DASH
+    return f"{short(ref)}{int(residue)}{'' if short(ref) else 'ins'}{short(alt) or 'del'}"
 
 
 def packed(values: pandas.Series, kind: str) -> dict[str, Any]:
@@ -423,7 +605,7 @@ def packed(values: pandas.Series, kind: str) -> dict[str, Any]:
             return {"codes": codes.tolist(), "levels": levels.tolist()}
         return {"values": text.tolist()}
     numbers = pandas.to_numeric(values, errors="coerce").astype(float).tolist()
-    if kind == "count":
+    if kind in ("count", "residue"):
         return {"values": [None if x != x else int(x) if x.is_integer() else round(x, 1) for x in numbers]}
     return {"values": [float(f"{x:.5g}") if math.isfinite(x) else None for x in numbers]}
 
@@ -437,12 +619,16 @@ def shown_cells(row: Mapping[str, Any], facts: Sequence[Mapping[str, Any]]) -> l
         key, kind, value, note = column["key"], column["kind"], row[column["key"]], ""
         if kind in ("number", "count"):
             text = figure(value) if kind == "number" else count(value)
+        elif kind == "residue":
+            text = residue_label(value, row.get("residue_ref"), row.get("residue_alt"))
         else:
             text = term(value) if kind == "term" else str(value) if not is_missing(value) and str(value) else DASH
         if key == "score" and not is_missing(row.get("score_low")) and not is_missing(row.get("score_high")):
             note = f"{figure(row['score_low'])} to {figure(row['score_high'])}"
         if key == "status":
             note = reason_text(row.get("reason"))
+        if key == "protein_best" and not is_missing(value):
+            note = str(row["protein_best_model"])
         cells.append({"key": key, "kind": kind, "text": text, "note": note})
         if key == "rank":
             label = allele_label(row["chrom"], row["pos"], row["ref"], row["alt"])
@@ -452,8 +638,8 @@ def shown_cells(row: Mapping[str, Any], facts: Sequence[Mapping[str, Any]]) -> l
 
 def ranked_table(ranked: pandas.DataFrame, top: int) -> dict[str, Any]:
     """The first `top` rows for the page: all of them packed by column, and the first page as cells."""
-    facts = column_facts(ranked)
-    head = ranked.head(top)
+    head = with_best(ranked.head(top))
+    facts = column_facts(head)
     data = {column["key"]: packed(head[column["key"]], column["kind"]) for column in facts}
     reasons = {str(reason): text for reason, text in REASON_TEXT.items()}
     records = head.head(PAGE_ROWS).to_dict("records")
@@ -464,7 +650,14 @@ def ranked_table(ranked: pandas.DataFrame, top: int) -> dict[str, Any]:
         "of": len(ranked),
         "consequences": sorted({str(value) for value in head["consequence"].dropna() if str(value)}),
         "statuses": sorted({str(value) for value in head["status"].dropna()}),
-        "island": {"columns": facts, "data": data, "rows": len(head), "page": PAGE_ROWS, "reasons": reasons},
+        "island": {
+            "columns": facts,
+            "data": data,
+            "rows": len(head),
+            "page": PAGE_ROWS,
+            "reasons": reasons,
+            "protein_reasons": {str(reason): text for reason, text in PROTEIN_REASON_TEXT.items()},
+        },
     }
 
 
@@ -487,15 +680,22 @@ def citations(run: Mapping[str, Any]) -> list[str]:
     keys = [key for key in ("snakemake", "pysam") if key in software]
     annotated = (config.get("consequences") or {}).get("source") == "input"
     keys += ["csq"] if (config.get("reference") or {}).get("genes") and not annotated else []
+    if run.get("proteins"):
+        keys += ["blosum62", "hydrophobicity"]
+    if sources := run.get("structure_sources"):
+        keys += [key for source in sources for key in SOURCES.get(source, ("", ()))[1]]
+        keys += ["biotite", "accessibility", "half_sphere"]
     models = [str(model["citation"]) for model in run.get("models", []) if model.get("citation")]
-    return list(dict.fromkeys([*(CITATIONS[key] for key in keys), *models]))
+    viewer = [CITATIONS["3dmol"]] if run.get("viewer") else []
+    return list(dict.fromkeys([*(CITATIONS[key] for key in keys), *models, *viewer]))
 
 
 def methods_text(run: Mapping[str, Any]) -> str:
     """A methods section to paste into a paper: plain text, paragraphs separated by blank lines.
 
     `run` is the content of run.json; with the key `calibration` ({model: {definition, neutral_sites,
-    neutral_substitutions, sd}}) the calibration is described too.
+    neutral_substitutions, sd}}) the calibration is described too. `proteins` (whether alleles were taken to proteins),
+    `structure_sources` ({source: proteins}) and `viewer` (whether structures are shown) likewise.
     """
     config, counts = run.get("config", {}), run.get("counts", {})
     software, models = run.get("software", {}), run.get("models", [])
@@ -536,10 +736,8 @@ def methods_text(run: Mapping[str, Any]) -> str:
     elif source in ("input", "auto"):
         prepare += f" Consequences were {own} and are given as Sequence Ontology terms."
 
-    proteins = set((config.get("models") or {}).get("protein") or [])
-    described = []
-    for model in models:
-        unit = "residues" if model.get("id") in proteins else "bases"
+    def described(model: Mapping[str, Any]) -> str:
+        unit = "bases" if kind_of(model, config) == "dna" else "residues"
         facts = [
             f"{model[key]} {word}".strip()
             for key, word in (("family", "family"), ("objective", "objective"), ("species", ""))
@@ -556,13 +754,17 @@ def methods_text(run: Mapping[str, Any]) -> str:
             facts.append(f"revision {str(model['revision'])[:12]}")
         if model.get("licence"):
             facts.append(f"licence {model['licence']}")
-        described.append(
-            f"{model.get('name') or model['id']} ({'; '.join(facts)}){cited(str(model.get('citation') or '') or None)}"
-        )
+        name = model.get("name") or model["id"]
+        return f"{name} ({'; '.join(facts)}){cited(str(model.get('citation') or '') or None)}"
+
+    by_kind = {
+        kind: [described(model) for model in models if kind_of(model, config) == kind]
+        for kind in ("dna", "protein", "structure", "folding")
+    }
     score = (
         "Each allele was scored in a window of the reference sequence around it, as long as the model's context "
         "allows"
-        + (f", by {listed(described)}" if described else "")
+        + (f", by {listed(by_kind['dna'])}" if by_kind["dna"] else "")
         + ". The score of an allele is the log-likelihood ratio llr = log p(alt) - log p(ref), natural logarithm: the "
         "lower, the more surprising the change. "
     )
@@ -583,7 +785,9 @@ def methods_text(run: Mapping[str, Any]) -> str:
         score += f"; neutral: {definition}" if definition else ""
         score += f" ({calibration_facts(facts)})."
 
+    residues = _protein_methods(run, by_kind, cited)
     settings = dict(config.get("prioritise") or {})
+    protein_weight, protein_clip = settings.pop("protein_weight", None), settings.pop("protein_clip", None)
     weights = settings.pop("consequence_weights", None)
     rank = "Alleles were ranked by a score, higher meaning more likely functional: the weight of the consequence plus "
     if {"model_weight", "model_clip"} <= settings.keys():
@@ -594,16 +798,71 @@ def methods_text(run: Mapping[str, Any]) -> str:
         )
     else:
         rank += "a term of the calibrated LLRs."
+    if (by_kind["protein"] or by_kind["structure"]) and protein_weight is not None:
+        rank += (
+            f" To this were added {plain(protein_weight)} times the mean over protein and structure models of the "
+            f"standard deviations by which a substitution is more surprising than the mean one of its protein"
+            + (f", each held between -{plain(protein_clip)} and {plain(protein_clip)}." if protein_clip else ".")
+        )
     if weights:
         rank += f" Consequence weights: {plain(weights)}."
     if settings:
         rank += f" Further settings: {plain(settings)}."
     if software:
         rank += " Software: " + ", ".join(f"{name} {number}" for name, number in software.items()) + "."
-    sections = [prepare, score, rank]
+    sections = [prepare, score, *residues, rank]
     if sources:
         sections.append("References\n" + "\n".join(f"[{i}] {source}" for i, source in enumerate(sources, 1)))
     return "\n\n".join(sections)
+
+
+def kind_of(model: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """What a model answers for: dna, protein, structure or folding; by the config where the model does not say."""
+    if model.get("kind"):
+        return str(model["kind"])
+    lists = config.get("models") or {}
+    return next((kind for kind in ("protein", "structure") if model.get("id") in (lists.get(kind) or [])), "dna")
+
+
+def _protein_methods(
+    run: Mapping[str, Any], by_kind: Mapping[str, Sequence[str]], cited: Callable[[str | None], str]
+) -> list[str]:
+    """The paragraph of the methods on proteins, if the run has any."""
+    if not run.get("proteins"):
+        return []
+    config = run.get("config", {}).get("protein") or {}
+    order = ", ".join(str(name).replace("_", " ") for name in config.get("transcripts") or [])
+    text = (
+        f"For alleles in coding sequences, the protein of one transcript a gene was taken"
+        f"{f' (the first there is of: {order})' if order else ''}, and the reference residue was compared with the "
+        f"translation. Each substitution has its BLOSUM62 score{cited(CITATIONS['blosum62'])} and change of "
+        f"hydrophobicity{cited(CITATIONS['hydrophobicity'])}."
+    )
+    if by_kind["protein"]:
+        text += (
+            f" Proteins were read by {listed(by_kind['protein'])}; the score of a substitution is llr = log p(alt) - "
+            "log p(ref) over the 20 residues, and changes of length have the difference of the pseudo-likelihoods of "
+            "both proteins. Stops and frameshifts have no protein score."
+        )
+        if config.get("marginals"):
+            text += f" Marginals: {str(config['marginals']).replace('_', ' ')}."
+    if sources := run.get("structure_sources"):
+        given = ", ".join(
+            f"{count(number)} {SOURCES.get(source, ('from ' + source, ()))[0]}"
+            + "".join(cited(CITATIONS[key]) for key in SOURCES.get(source, ("", ()))[1])
+            for source, number in sources.items()
+        )
+        text += (
+            f" Structures ({given}) were aligned to the proteins, and only residues that agree were described, with "
+            f"biotite{cited(CITATIONS['biotite'])}: solvent accessibility relative to the largest of each residue"
+            f"{cited(CITATIONS['accessibility'])}, contacts of C-alphas within 10 Å, half-sphere exposure"
+            f"{cited(CITATIONS['half_sphere'])} and secondary structure."
+        )
+    if by_kind["folding"]:
+        text += f" Proteins without a structure were folded by {listed(by_kind['folding'])}."
+    if by_kind["structure"]:
+        text += f" Given the backbone alone, residues were scored by {listed(by_kind['structure'])}."
+    return [text]
 
 
 def calibration_facts(facts: Mapping[str, Any]) -> str:
@@ -621,7 +880,8 @@ def limits(model: Mapping[str, Any]) -> list[str]:
     if re.search(r"\bNC\b|non-?commercial", str(model.get("licence", "")), re.IGNORECASE):
         said.append("Not for commercial purposes: the licence forbids them.")
     if model.get("species") and "species" not in words:
-        said.append(f"Not for genomes far from its training data ({model['species']}).")
+        far = "genomes" if model.get("kind", "dna") == "dna" else "proteins"
+        said.append(f"Not for {far} far from its training data ({model['species']}).")
     if "clinical" not in words:
         said.append("Not for clinical decisions: the scores say where to look first, they prove nothing.")
     return said
@@ -629,7 +889,8 @@ def limits(model: Mapping[str, Any]) -> list[str]:
 
 def summary_text(run: Mapping[str, Any], balance: Mapping[str, Any], ranked: pandas.DataFrame, files: int) -> str:
     """The run in one paragraph of plain words."""
-    names = [str(model.get("name") or model["id"]) for model in run.get("models", [])]
+    asked = [model for model in run.get("models", []) if model.get("kind") != "folding"]
+    names = [str(model.get("name") or model["id"]) for model in asked]
     text = (
         f"seqprior read {counted(balance['input'], 'allele')} from {counted(files, 'file')} "
         f"({count(balance['unique'])} unique after normalisation) and asked "
@@ -668,20 +929,26 @@ def environment(template_dir: Path) -> Any:
     env.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":"), "ensure_ascii": False}
     env.filters.update(figure=figure, count=count, counted=counted, duration=duration, size=size, term=term)
     env.filters["moment"] = moment
+    env.filters["protein_reason_text"] = protein_reason_text
     env.filters.update(link=link, reason_text=reason_text, limits=limits, calibration_facts=calibration_facts)
     return env
 
 
-def inlined(path: Path) -> tuple[Any, str]:
-    """An asset as trusted markup, and the source expression that lets the content security policy admit it alone."""
+def inlined(*paths: Path) -> tuple[Any, str]:
+    """Assets, joined, as trusted markup, and the source expression with which a content security policy admits them."""
     import base64
     import hashlib
 
     from markupsafe import Markup
 
-    text = path.read_text(encoding="utf-8").replace("\r\n", "\n")
+    text = "\n".join(path.read_text(encoding="utf-8").replace("\r\n", "\n") for path in paths)
     digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
     return Markup(text), f"'sha256-{digest}'"
+
+
+def policy_of(style_source: str, script_source: str) -> str:
+    """The content security policy of a page that may use its own style and scripts and nothing else."""
+    return f"default-src 'none'; img-src data:; style-src {style_source}; script-src {script_source}"
 
 
 def write_report(
@@ -693,6 +960,8 @@ def write_report(
     output: Path,
     template_dir: Path,
     top: int,
+    panels: dict | None = None,
+    structure_sources: Mapping[str, int] | None = None,
 ) -> None:
     """Write the report.
 
@@ -705,6 +974,8 @@ def write_report(
         output: the HTML file.
         template_dir: folder of template.html.j2, report.css and report.js.
         top: rows of the ranked table that the report carries.
+        panels: see `panels.protein_panels`; None for none. The viewer is embedded only if one shows a structure.
+        structure_sources: number of proteins by the source of their structure.
 
     Raises:
         BadInput: the ranked table lacks a column.
@@ -716,8 +987,16 @@ def write_report(
     balance = account(variants_summary, ranked)
     files = variants_summary.get("files", [])
     known = None if highlights is None or highlights.empty else known_alleles(ranked, highlights)
-    style, style_source = inlined(template_dir / "report.css")
-    script, script_source = inlined(template_dir / "report.js")
+    scripts = ["marks.js", *(["panels.js"] if panels else []), "report.js"]
+    style, style_source = inlined(*(template_dir / name for name in STYLES))
+    script, script_source = inlined(*(template_dir / name for name in scripts))
+    viewer, viewer_source, licence = None, "", ""
+    if panels and panels["structures"]:
+        viewer, viewer_source = inlined(template_dir / VIEWER)
+        licence = (template_dir / VIEWER_LICENCE).read_text(encoding="utf-8")
+    proteins = account_proteins(ranked)
+    run = {**run, "proteins": proteins is not None, "structure_sources": dict(structure_sources or {})}
+    run["viewer"] = viewer is not None
     drawn = [figures for model in models_of(ranked) if (figures := distribution(ranked, model))]
     text = (
         environment(template_dir)
@@ -726,6 +1005,11 @@ def write_report(
             run=run,
             summary=variants_summary,
             balance=balance,
+            proteins=proteins,
+            protein_limits=PROTEIN_LIMITS,
+            panels=panels,
+            viewer=viewer,
+            viewer_licence=licence,
             files=files,
             scored=int(ranked["score"].notna().sum()),
             lead=summary_text(run, balance, ranked, len(files)),
@@ -741,7 +1025,7 @@ def write_report(
             allele_label=allele_label,
             style=style,
             script=script,
-            policy=f"default-src 'none'; img-src data:; style-src {style_source}; script-src {script_source}",
+            policy=policy_of(style_source, f"{script_source} {viewer_source}".strip()),
         )
     )
     with written_whole(output) as partial:

@@ -1,7 +1,8 @@
 """Bases to tokens, and which bases each token stands for. Nothing here imports torch.
 
 A tokeniser belongs to a way of cutting, not to a model: one token a base, one k-mer a position (overlapping), one for
-each k bases in a fixed frame, byte-pair pieces. Token numbers come from the checkpoint's own vocabulary.
+each k bases in a fixed frame, byte-pair pieces, one token a residue (proteins). Token numbers come from the
+checkpoint's own vocabulary.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ import numpy as np
 
 from seqprior.errors import BadInput
 from seqprior.models import ModelFacts
+from seqprior.residues import AMINO_ACIDS
 from seqprior.sequence import BASES, UNKNOWN, encode
 
-LOG_4 = log(4)
+LOG_4, LOG_20 = log(4), log(20)
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,13 @@ class Tokeniser(ABC):
         mask, pad, unknown: token numbers; None where the model has none.
         k: bases in the frame of a token (1 where there is no frame).
         lead: special tokens before the first base.
+        letters, unit, stand_in: what tokens are made of, one of it, and the letter of an unknown one, in words.
     """
 
     outcomes: np.ndarray
     chance: np.ndarray
     k = 1
+    letters, unit, stand_in = "A, C, G and T", "base", "N"
 
     def __init__(self, facts: ModelFacts, vocabulary: dict[str, int]) -> None:
         numbers = {role: self._special(facts, vocabulary, role) for role in ("start", "end", "mask", "pad", "unknown")}
@@ -109,7 +113,7 @@ class Tokeniser(ABC):
         if absent or len({vocabulary[name] for name in names}) < len(names):
             raise BadInput(
                 f"{self._facts.path}: the vocabulary of {self._facts.id} has no number of its own for "
-                f"{', '.join(absent[:3]) or 'some tokens'}; expected {len(names)} tokens of A, C, G and T; "
+                f"{', '.join(absent[:3]) or 'some tokens'}; expected {len(names)} tokens of {self.letters}; "
                 "check tokenisation and k in the model registry"
             )
         return np.array([vocabulary[name] for name in names], np.int64)
@@ -118,8 +122,8 @@ class Tokeniser(ABC):
         """The token for an unknown base, which every model needs."""
         if number is None:
             raise BadInput(
-                f"{self._facts.path}: the vocabulary of {self._facts.id} has no token for an unknown base; expected N "
-                "or an unknown or mask token; name one under tokens in the model registry"
+                f"{self._facts.path}: the vocabulary of {self._facts.id} has no token for an unknown {self.unit}; "
+                f"expected {self.stand_in} or an unknown or mask token; name one under tokens in the model registry"
             )
         return number
 
@@ -303,7 +307,43 @@ class BytePair(Tokeniser):
         return ids, spans[:, 0], spans[:, 1], self._index[ids] >= 0
 
 
-TOKENISERS = {"single-base": SingleBase, "overlapping-kmer": OverlappingKmer, "kmer": Kmer, "bpe": BytePair}
+class Residues(Tokeniser):
+    """One token a residue; outcomes are the 20 amino acids in the order of `residues.AMINO_ACIDS`.
+
+    Any other letter (X, selenocysteine U, pyrrolysine O, the ambiguous B, Z and J) is the vocabulary's own token of it,
+    else its X, else the unknown or mask token. It is read and never asked for.
+    """
+
+    letters, unit, stand_in = "the 20 amino acids", "residue", "X"
+
+    def __init__(self, facts: ModelFacts, vocabulary: dict[str, int]) -> None:
+        super().__init__(facts, vocabulary)
+        self.outcomes = self._require(vocabulary, list(AMINO_ACIDS))
+        self.chance = np.full(len(AMINO_ACIDS), -LOG_20)
+        other = self._other(vocabulary.get("X", self.unknown if self.unknown is not None else self.mask))
+        self._token_of = np.full(128, other, np.int32)
+        for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ":
+            self._token_of[ord(letter)] = vocabulary.get(letter, other)
+        self._index = self._inverse()
+
+    @property
+    def index_of(self) -> np.ndarray:
+        return self._index
+
+    def cut(self, sequence: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """`Tokens`' fields for the residues alone. `sequence` holds one-letter codes in upper case."""
+        ids = self._token_of[np.frombuffer(sequence.encode("ascii"), np.uint8)]
+        at = np.arange(len(ids), dtype=np.int32)
+        return ids, at, at + 1, self._index[ids] >= 0
+
+
+TOKENISERS = {
+    "single-base": SingleBase,
+    "overlapping-kmer": OverlappingKmer,
+    "kmer": Kmer,
+    "bpe": BytePair,
+    "residue": Residues,
+}
 
 
 def read_vocabulary(facts: ModelFacts) -> dict[str, int]:

@@ -56,7 +56,7 @@ def plan_group(
         plan = scheme.plan(text, at, ref, alt)
         if plan is None:
             continue
-        wanted = [plan.alt, plan.ref]
+        wanted = list(plan.requests)
         if embedding_window is not None:
             request = distance_request(scheme, text, at, ref, alt, embedding_window)
             group.distances.append(request)
@@ -98,7 +98,7 @@ class Work:
     Attributes:
         rows: distinct rows. reads: for each row the parts that are read from it.
         parts: all parts. owner: request of each part.
-        constants: float64 (requests, 2, width), what answers hold before anything is read.
+        constants: float64 (requests, strands, width), what answers hold before anything is read.
     """
 
     requests: list[Request]
@@ -111,7 +111,7 @@ class Work:
 
 def make_work(scheme: Scheme, requests: list[Request]) -> Work:
     """The rows of some requests; none where no token row answers them (seqprior's own network, distances)."""
-    work = Work(requests, np.zeros((len(requests), 2, requests[0].width)))
+    work = Work(requests, np.zeros((len(requests), scheme.strands, requests[0].width)))
     if scheme.tokeniser is None or requests[0].kind == DISTANCES:
         return work
     number_of: dict[tuple, int] = {}

@@ -456,7 +456,7 @@ def test_an_unknown_family_is_refused(checkpoints):
     facts = dataclasses.replace(checkpoints("bert-base"), family="crystal-ball")
     refused(
         facts,
-        "bert-base: unknown family 'crystal-ball'; known are bidirectional-conv, bert, esm, modernbert, llama, "
+        "bert-base: unknown family 'crystal-ball'; known are bidirectional-conv, bert, esm, modernbert, esmc, llama, "
         "mistral, mixtral, gpt-neox, gpt2, esm-gated, mosaic-bert, remote-code",
     )
 

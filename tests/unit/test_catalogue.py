@@ -232,7 +232,7 @@ def test_names_lead_to_their_cards(project):
 
 def test_a_bar_in_a_cell_does_not_make_a_column(project):
     models = {name: replace(facts, species="a | b") for name, facts in read_registry(project / "registry.yaml").items()}
-    assert {row.count("|") for row in model_table(models).splitlines()} == {9}
+    assert {row.count("|") for row in model_table(models).splitlines()} == {10}
 
 
 @pytest.mark.parametrize("text", ["no marks", BEGIN, f"{END} {BEGIN}", f"{BEGIN}{BEGIN}{END}"])

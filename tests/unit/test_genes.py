@@ -14,6 +14,8 @@ from seqprior.genes import (
     CODING,
     NONCODING,
     UNKNOWN_PHASE,
+    accessions_of,
+    coding_transcripts,
     preferred_transcripts,
     prepare_genes,
     reading_frame,
@@ -617,3 +619,88 @@ def test_real_human_models_are_accepted_as_they_are(shared_data, tmp_path):
     # The first coding base of DEFB125.
     found = consequences(fasta, genes, [("20", 68351, "A", "G")])
     assert found[68351, "G"].startswith("start_lost|DEFB125|DEFB125.1|protein_coding|+")
+
+
+# What is known of proteins ----------------------------------------------------------------------------------------
+
+
+def ncbi_with_facts(gene, strand, dbxref="GeneID:1,UniProtKB/Swiss-Prot:P12345", more=""):
+    for line in ncbi_gff3(gene, strand):
+        if "\tCDS\t" in line:
+            line = line.replace("Dbxref=GeneID:1", f"Dbxref={dbxref}").rstrip("\n") + f";protein_id=NP_1.1{more}\n"
+        yield line
+
+
+def test_ncbi_facts_of_proteins_are_kept(genome, tmp_path):
+    exception = "transl_except=(pos:117..119%2Caa:Sec),(pos:250..252%2Caa:TERM)"
+    lines = ncbi_with_facts("G", "+", more=f";transl_table=2;{exception}")
+    genes, _ = prepared(lines, genome[0], tmp_path)
+    (found,) = coding_transcripts(genes, "chrI")
+    assert (found.id, found.gene, found.strand, found.protein, found.table) == ("G.t", "G", "+", "NP_1.1", 2)
+    assert found.exceptions == ((116, 119, "U"), (249, 252, "*"))
+    assert found.accessions == ("P12345",)
+    assert found.cds == ((110, 160), (200, 252)) and found.exons == ((100, 160), (200, 270)) and found.phase == 0
+    assert found.cds_length == 102
+    assert consequences(genome[0], genes, every_snv(genome[1], [120]))  # csq takes the file as it is
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("stop_codon_redefined_as_selenocysteine", "ID=sec:1;Parent=G.t"),
+        ("Selenocysteine", 'gene_id "G"; transcript_id "G.t";'),
+    ],
+)
+def test_selenocysteines_of_gencode_and_gtf_are_kept(genome, tmp_path, kind, text):
+    dialect = gencode_gff3 if "ID=" in text else gencode_gtf
+    lines = [*dialect("G", "-"), gff3("chrI", kind, (201, 203), "-", text)]
+    genes, counts = prepared(lines, genome[0], tmp_path)
+    assert counts["coding_transcripts"] == 1
+    start, end = mirrored(201, 203, strand="-")
+    assert coding_transcripts(genes, "chrI")[0].exceptions == ((start - 1, end, "U"),)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "accessions"),
+    [
+        ({"Dbxref": "GeneID:1,UniProtKB/Swiss-Prot:P12345,UniProtKB/TrEMBL:A0A024RBG1"}, ["P12345", "A0A024RBG1"]),
+        ({"Dbxref": "UniProtKB%2FSwiss-Prot:Q9Y5X4-2"}, ["Q9Y5X4"]),
+        ({"dbxref": "SGD:S000002143,UniProtKB:P39709"}, ["P39709"]),
+        ({"db_xref": "GeneID:1,UniProtKB/Swiss-Prot:P0ADD9"}, ["P0ADD9"]),
+        ({"uniprot_id": "P12345.2"}, ["P12345"]),
+        ({"swissprot": "P12345,Q9Y5X4"}, ["P12345", "Q9Y5X4"]),
+        ({"Dbxref": "GeneID:12345,HGNC:P12345", "gene": "P12345"}, []),
+        ({"Dbxref": "UniProtKB:NOTONE"}, []),
+    ],
+)
+def test_accessions_of_attributes(attributes, accessions):
+    assert accessions_of(attributes) == accessions
+
+
+def test_a_genes_accession_stands_for_its_transcripts_that_have_none(genome, tmp_path):
+    lines = [line.replace("ID=gene-G;", "ID=gene-G;uniprot=Q9Y5X4;") for line in ncbi_gff3("G", "+")]
+    genes, _ = prepared(lines, genome[0], tmp_path)
+    assert coding_transcripts(genes, "chrI")[0].accessions == ("Q9Y5X4",)
+    lines = [line.replace("ID=gene-G;", "ID=gene-G;uniprot=Q9Y5X4;") for line in ncbi_with_facts("G", "+")]
+    genes, _ = prepared(lines, genome[0], tmp_path)
+    assert coding_transcripts(genes, "chrI")[0].accessions == ("P12345",)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_coding_transcripts_of_every_dialect(genome, tmp_path, dialect):
+    genes, _ = prepared([*dialect("PLUS", "+"), *dialect("MINUS", "-")], genome[0], tmp_path)
+    found = {transcript.gene: transcript for transcript in coding_transcripts(genes, "chrI")}
+    assert set(found) == {"PLUS", "MINUS"} and coding_transcripts(genes, "chrNone") == []
+    for gene, strand in (("PLUS", "+"), ("MINUS", "-")):
+        spans = [mirrored(start, end, strand=strand) for start, end, _ in PARTS]
+        assert found[gene].cds == tuple(sorted((start - 1, end) for start, end in spans))
+        assert (found[gene].strand, found[gene].phase, found[gene].table) == (strand, 0, None)
+    tagged = "MANE_Select" in preferred_transcripts(genes) or 0 in preferred_transcripts(genes).values()
+    assert tagged == ("MANE_Select" in found["PLUS"].tags)
+
+
+def test_phase_of_an_incomplete_start_is_told(genome, tmp_path):
+    lines = [gff3("chrI", "gene", (112, 152), "-", "ID=G"), gff3("chrI", "mRNA", (112, 152), "-", "ID=t;Parent=G")]
+    lines += [gff3("chrI", "CDS", (112, 152, 2), "-", "Parent=t")]
+    genes, _ = prepared(lines, genome[0], tmp_path)
+    assert coding_transcripts(genes, "chrI")[0].phase == 2

@@ -109,6 +109,46 @@ def test_scores_are_the_weight_plus_the_clipped_surprise():
         assert row["consequence_weight"] == base
 
 
+PROTEINS = pd.DataFrame(
+    [
+        ("c-1-A-C", "TX", "p.Ala1Val", 2.0, 9.0, "scored", ""),
+        ("c-2-C-T", "TX", "", math.nan, math.nan, "skipped", "same_protein"),
+        ("c-5-AC-A", "OTHER", "p.Ala2Val", -1.0, math.nan, "scored", ""),
+    ],
+    columns=[
+        *("variant_id", "protein_transcript", "protein_hgvs_p", "protein_z.esm", "structure_z.mpnn"),
+        *("protein_status", "protein_reason"),
+    ],
+)
+
+
+def test_protein_and_structure_models_add_their_clipped_mean():
+    variants, consequences, scores = tables()
+    evidence = join_evidence(variants, consequences, {"m": scores}, PROTEINS)
+    table = rank_alleles(evidence, {"m": CALIBRATION}, WEIGHTS, 1.5, 5.0, 0.5, 4.0).set_index("variant_id")
+    without = ranked().set_index("variant_id")
+    terms = {"c-1-A-C": 0.5 * (2.0 + 4.0) / 2, "c-5-AC-A": 0.5 * -1.0}
+    for identifier in without.index[without["status"] == "scored"]:
+        for name in ("score", "score_low", "score_high"):
+            expected = without.loc[identifier, name] + terms.get(identifier, 0.0)
+            assert table.loc[identifier, name] == pytest.approx(expected)
+    assert table["protein_term"].dropna().to_dict() == pytest.approx(terms)
+    assert table.loc[without["score"].isna(), "protein_term"].isna().all()
+    assert table["rank_by_consequence"].to_dict() == pytest.approx(
+        without["rank_by_consequence"].to_dict(), nan_ok=True
+    )
+
+
+def test_the_protein_change_is_that_of_the_translated_transcript_where_it_is_the_consequences():
+    variants, consequences, scores = tables()
+    table = join_evidence(variants, consequences, {"m": scores}, PROTEINS).set_index("variant_id")
+    assert table["hgvs_p"].to_dict() | {"c-1-A-C": "p.Ala1Val"} == table["hgvs_p"].to_dict()
+    assert table.loc["c-2-C-T", "hgvs_p"] == "p.X", "the stage has no name for it"
+    assert table.loc["c-5-AC-A", "hgvs_p"] == "p.X", "another transcript was translated"
+    assert table.loc["c-6-A-G", ["protein_transcript", "protein_reason"]].tolist() == ["", ""]
+    assert len(table) == len(variants)
+
+
 def test_the_best_come_first_ties_in_reference_order_and_skipped_ones_last_by_severity():
     table = ranked()
     assert table["rank"].tolist() == list(range(1, len(ALLELES) + 1))
@@ -351,7 +391,13 @@ def test_the_script_writes_all_four_files(tmp_path, alleles):
     scores.to_parquet(tmp_path / "s.parquet")
     write_calibration(CALIBRATION, "m", ["intron_variant"], tmp_path / "calibration")
     (tmp_path / "contigs.tsv").write_text("contig\tlength\taliases\nc\t500\t\n")
-    settings = {"consequence_weights": WEIGHTS, "model_weight": 1.5, "model_clip": 5.0, "protein_weight": 1.0, "protein_clip": 4.0}
+    settings = {
+        "consequence_weights": WEIGHTS,
+        "model_weight": 1.5,
+        "model_clip": 5.0,
+        "protein_weight": 1.0,
+        "protein_clip": 4.0,
+    }
     options = {
         "variants": tmp_path / "v.parquet",
         "records": write_records(tmp_path / "records.parquet", RECORDS if alleles else []),

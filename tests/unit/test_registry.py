@@ -32,6 +32,9 @@ CONTEXT = {
     "kuleshov-group/caduceus": 131072,  # Schiff et al. 2024: as the name says
     "togethercomputer/evo-1-8k": 8192,  # Nguyen et al. 2024: as the name says
     "togethercomputer/evo-1-131k": 131072,
+    "facebook/esm1": 1024,  # Rives et al. 2021, Meier et al. 2021: a table of 1,024 positions
+    "facebook/esm2": 1024,  # Lin et al. 2023: trained on crops of 1,024 tokens
+    "biohub/ESMC": 2048,  # transformers, EsmcConfig: max_position_embeddings
 }
 # The same for byte-pair pieces. How many a window takes depends on its bases; the windows are chosen so that it fits
 # with two bases a piece, about half of what DNABERT-2's vocabulary comes to on a genome. Runs of N can still exceed it.
@@ -52,8 +55,8 @@ def models(**facts: object) -> list:
 
 
 def tokens_of(model: ModelFacts) -> int:
-    """Tokens of a window, by counting the places of its k-mers, with start and end token."""
-    step = {"single-base": 1, "overlapping-kmer": 1, "kmer": model.k}[model.tokenisation]
+    """Tokens of a window, by counting the places of its k-mers or residues, with start and end token."""
+    step = {"single-base": 1, "overlapping-kmer": 1, "residue": 1, "kmer": model.k}[model.tokenisation]
     places = range(0, model.window - model.k + 1, step)
     return len(places) + sum(role in model.tokens for role in ("start", "end"))
 
@@ -70,7 +73,24 @@ def test_there_are_the_models_of_the_field():
         assert family in hubs
 
 
-@pytest.mark.parametrize("field", ["tokenisation", "objective"])
+def test_there_are_the_sizes_of_esm():
+    proteins = {model.id: model for model in MODELS.values() if model.kind == "protein"}
+    sizes = {"8m": 8e6, "35m": 35e6, "150m": 150e6, "650m": 650e6, "3b": 3e9, "15b": 15e9}
+    for size, weights in sizes.items():
+        assert proteins[f"esm2-{size}"].parameters == pytest.approx(weights, rel=0.07)
+        assert proteins[f"esm2-{size}"].hub.endswith(f"_{size.upper()}_UR50D")
+    assert {"esm1b-650m", "esmc-300m", "esmc-600m", *(f"esm1v-650m-{seed}" for seed in range(1, 6))} <= set(proteins)
+
+
+@pytest.mark.parametrize("model", models(kind="protein"))
+def test_models_of_proteins_read_residues_between_start_and_end(model):
+    assert (model.tokenisation, model.objective, model.k) == ("residue", "masked", 1)
+    assert set(model.tokens) == {"start", "end", "mask", "pad", "unknown"}
+    assert not set("ACDEFGHIKLMNPQRSTVWY") & set(model.tokens.values())
+    assert "in-frame changes only" in model.limits
+
+
+@pytest.mark.parametrize("field", ["kind", "tokenisation", "objective"])
 def test_every_kind_has_a_model(field):
     assert {getattr(model, field) for model in MODELS.values()} == set(FIELDS[field]["enum"])
 
@@ -137,7 +157,7 @@ def test_roles_have_tokens_of_their_own(model):
     assert not {"A", "C", "G", "T"} & set(model.tokens.values())
 
 
-@pytest.mark.parametrize("model", models())
+@pytest.mark.parametrize("model", [*models(kind="dna"), *models(kind="protein")])
 def test_a_batch_can_be_filled_up(model):
     assert model.family == "bidirectional-conv" or model.tokens["pad"]
 
@@ -148,7 +168,9 @@ def test_a_given_vocabulary_has_the_bases_and_the_special_tokens(model):
     assert len(set(model.vocabulary.values())) == len(model.vocabulary)
 
 
-@pytest.mark.parametrize("family", ["bert", "esm", "esm-gated", "mosaic-bert", "modernbert", "llama", "mixtral"])
+@pytest.mark.parametrize(
+    "family", ["bert", "esm", "esm-gated", "mosaic-bert", "modernbert", "esmc", "llama", "mixtral"]
+)
 def test_vocabularies_of_known_families_come_from_their_files(family):
     assert all(not model.vocabulary for model in MODELS.values() if model.family == family)
 
@@ -176,7 +198,7 @@ def test_who_uses_a_model_learns_its_licence_and_limits(model):
 @pytest.mark.parametrize("model", models())
 def test_a_citation_leads_somewhere(model):
     assert re.search(r"doi:10\.\d{4,}/\S+|github\.com/\S+|README\.md$", model.citation)
-    assert model.card.endswith(model.hub or "README.md")
+    assert model.card.endswith(model.hub or ("" if model.package else "README.md"))
 
 
 @pytest.mark.parametrize("model", models(family="remote-code"))

@@ -17,8 +17,11 @@ import pytest
 
 html5lib = pytest.importorskip("html5lib")
 
-from seqprior import report  # noqa: E402
-from seqprior.columns import RANKED_LEAD, RANKED_TAIL, Reason  # noqa: E402
+from protein_run import HOSTILE as HOSTILE_GENE  # noqa: E402
+from protein_run import MODELS, STRUCTURE_MODELS, ProteinRun  # noqa: E402
+
+from seqprior import panels, report  # noqa: E402
+from seqprior.columns import PROTEIN_REASON_TEXT, RANKED_LEAD, RANKED_TAIL, ProteinReason, Reason  # noqa: E402
 from seqprior.errors import BadInput  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -235,7 +238,9 @@ def test_nothing_is_loaded_from_a_network(html):
                 assert value == "data:,"
             if attribute == "href" and element.tag == "a":
                 assert value.startswith(("#", "https://doi.org/", "http"))
-    assets = "".join((TEMPLATES / name).read_text() for name in ("report.css", "report.js"))
+    names = ("report.css", "panels.css", "marks.js", "panels.js", "report.js")
+    assets = "".join((TEMPLATES / name).read_text() for name in names)
+    assets = assets.replace("http://www.w3.org/2000/svg", "")  # a name, which is not fetched
     assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest|WebSocket|import\(|https?:", assets)
     policy = next(m.get("content") for m in tree.iter("meta") if m.get("http-equiv") == "Content-Security-Policy")
     assert policy.startswith("default-src 'none'") and "unsafe" not in policy and "http" not in policy
@@ -505,6 +510,209 @@ def test_licence_that_forbids_commerce_is_said():
     assert not any("commercial" in limit for limit in report.limits({"licence": "MIT"}))
 
 
+@pytest.fixture(scope="module")
+def proteins(tmp_path_factory) -> ProteinRun:
+    return ProteinRun(tmp_path_factory.mktemp("proteins"))
+
+
+def protein_record() -> dict:
+    run = run_record()
+    run["models"][0]["kind"] = "dna"
+    for model in (*MODELS, *STRUCTURE_MODELS):
+        kind = "structure" if model in STRUCTURE_MODELS else "protein"
+        run["models"].append({"id": model, "kind": kind, "window": 1022, "citation": f"Somebody. {model}. 2023."})
+        run["config"]["models"].setdefault(kind, []).append(model)
+    run["config"]["protein"] = {"transcripts": ["mane_select", "longest"]}
+    run["config"]["prioritise"] |= {"protein_weight": 0.75, "protein_clip": 4}
+    return run
+
+
+def written_with_panels(folder: Path, run: ProteinRun, limit: int = 50) -> str:
+    made, sources = panels.panels_of_run(run.ranked, limit, **run.files)
+    report.write_report(
+        run=protein_record(),
+        ranked=run.ranked,
+        variants_summary=summary_of(run.ranked),
+        highlights=None,
+        calibration={},
+        output=folder / "report.html",
+        template_dir=TEMPLATES,
+        top=500,
+        panels=made,
+        structure_sources=sources,
+    )
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def protein_html(proteins, tmp_path_factory) -> str:
+    return written_with_panels(tmp_path_factory.mktemp("report"), proteins)
+
+
+def test_run_without_proteins_mentions_none(html):
+    tree = parsed(html)
+    assert not [s for s in tree.iter("section") if s.get("id") == "proteins"]
+    assert len(list(tree.iter("script"))) == 2 and "3Dmol" not in html and "seqpriorPanels = (" not in html
+    assert "Residue" not in text_of(next(t for t in tree.iter("table") if t.get("id") == "ranked"))
+
+
+def test_report_with_proteins_is_valid_and_carries_the_viewer_once(protein_html):
+    tree = parsed(protein_html)
+    assert len(list(tree.iter("script"))) == 4
+    viewer = (TEMPLATES / report.VIEWER).read_text()
+    assert protein_html.count(viewer[:2000]) == 1
+    assert "University of Pittsburgh" in text_of(section(tree, "provenance"))
+    policy = next(m.get("content") for m in tree.iter("meta") if m.get("http-equiv") == "Content-Security-Policy")
+    assert policy.count("'sha256-") == 3 and "unsafe" not in policy and "http" not in policy
+    assert len(protein_html.encode()) < 1.5e6
+
+
+def test_viewer_is_embedded_only_with_a_structure(tmp_path, proteins):
+    files = {**proteins.files, "structures": None}
+    made, sources = panels.panels_of_run(proteins.ranked, 5, **files)
+    assert sources == {}
+    report.write_report(
+        protein_record(),
+        proteins.ranked,
+        summary_of(proteins.ranked),
+        None,
+        {},
+        tmp_path / "r.html",
+        TEMPLATES,
+        50,
+        made,
+    )
+    html = (tmp_path / "r.html").read_text()
+    assert "3Dmol=" not in html and "seqpriorPanels = (" in html and len(html) < 300_000
+    assert "Rego N" not in text_of(section(parsed(html), "methods"))
+
+
+def test_viewer_is_the_file_that_its_note_describes():
+    import hashlib
+
+    note = (TEMPLATES / "vendor" / "README.md").read_text()
+    assert hashlib.sha256((TEMPLATES / report.VIEWER).read_bytes()).hexdigest() in note
+
+
+def test_hostile_gene_of_a_panel_is_inert(protein_html):
+    tree = parsed(protein_html)
+    assert HOSTILE_GENE not in protein_html
+    data = json.loads(next(s for s in tree.iter("script") if s.get("id") == "panels").text)
+    assert HOSTILE_GENE in {panel["genes"] for panel in data["panels"].values()}
+
+
+def test_alleles_in_coding_sequences_are_all_accounted_for(protein_html, proteins):
+    found = report.account_proteins(proteins.ranked)
+    coding = proteins.ranked[proteins.ranked["protein_status"] != ""]
+    assert found["coding"] == found["sums"]["unique"] == len(coding) == 15
+    assert found["sums"]["input"] == coding["input_count"].sum()
+    scored = next(row for row in found["rows"] if row["status"] == "scored")
+    assert scored["unique"] == 12
+    structure = {row["reason"]: row["unique"] for row in found["structure_rows"]}
+    assert structure == {"": 9, "no_structure": 3}
+    text = text_of(section(parsed(protein_html), "proteins"))
+    assert f"15 unique alleles of {len(proteins.ranked)} touch a coding sequence" in text
+    for reason in (ProteinReason.STOP_OR_FRAMESHIFT, ProteinReason.SAME_PROTEIN, ProteinReason.NO_STRUCTURE):
+        assert PROTEIN_REASON_TEXT[reason] in text
+    assert "says nothing of damage" in protein_html and "none is folded anew" in text
+
+
+def test_table_shows_the_residue_and_the_model_that_is_most_surprised(protein_html, proteins):
+    table = next(t for t in parsed(protein_html).iter("table") if t.get("id") == "ranked")
+    heads = [text_of(cell) for cell in table.find("thead").iter("th")]
+    cells = [[text_of(cell) for cell in row] for row in table.find("tbody")]
+    z = {model: f"{'structure' if model in STRUCTURE_MODELS else 'protein'}_z.{model}"
+         for model in (*MODELS, *STRUCTURE_MODELS)}  # fmt: skip
+    for row, shown in zip(proteins.ranked.to_dict("records"), cells, strict=True):
+        known = {model: row[column] for model, column in z.items() if not pd.isna(row[column])}
+        best = f"{report.figure(max(known.values()))} {max(known, key=known.get)}" if known else "–"
+        assert shown[heads.index("Protein z")] == best
+        residue = "–" if pd.isna(row["residue"]) else f"{row['residue_ref']}{row['residue']}{row['residue_alt']}"
+        assert shown[heads.index("Residue")] == residue
+
+
+@pytest.mark.parametrize(
+    ("ref", "alt", "label"),
+    [
+        ("R", "H", "R175H"),
+        ("R", "", "R175del"),
+        ("", "GA", "175insGA"),
+        ("ACDEF", "G", "ACDE…175G"),
+        ("Q", "*", "Q175*"),
+    ],
+)
+def test_residues_have_short_labels(ref, alt, label):
+    assert report.residue_label(175, ref, alt) == label and report.residue_label(pd.NA, ref, alt) == "–"
+
+
+def test_every_column_of_proteins_has_a_label_and_a_meaning(protein_html, proteins):
+    facts = {fact["key"]: fact for fact in island(parsed(protein_html))["columns"]}
+    for key in proteins.ranked:
+        assert facts[key]["label"] != key and facts[key]["meaning"], key
+    assert facts["protein_z.esm-b"]["label"] == "Protein z, esm-b"
+    assert [key for key, fact in facts.items() if fact.get("derived")] == list(report.DERIVED)
+    assert not facts["llr.mini"].get("protein")
+
+
+def test_whatever_the_protein_stage_writes_has_a_label(proteins):
+    from seqprior.columns import PROTEIN_CHANGES, PROTEIN_HAPLOTYPES
+    from seqprior.protein_evidence import protein_evidence, read_answers
+
+    protein, sequence = next(iter(proteins.sequences.items()))
+    change = ["v1", "G", "T1", protein, "missense_variant", 4, sequence[4], "W", "c.1A>G", "p.X", "scored", ""]
+    changes = pd.DataFrame([change], columns=list(PROTEIN_CHANGES)).astype({"start": "Int64"})
+    joint = pd.DataFrame(
+        [("v1+v2", "T1", protein, "missense_variant", 4, sequence[4], "Y", "p.Y", 2)], columns=list(PROTEIN_HAPLOTYPES)
+    )
+    answers = read_answers(proteins.files["profiles"][:2], [], proteins.sequences, {(protein, 4)})
+    evidence = protein_evidence(
+        changes, joint, proteins.proteins, {"m": answers}, {"s": answers}, proteins.residues, proteins.structures
+    )
+    assert {"haplotype_llr.m", "structure_entropy.s", "protein_z.m", "plddt", "structure_reason"} <= set(evidence)
+    unknown = {column.partition(".")[0] for column in evidence} - report.COLUMN_TEXT.keys()
+    assert unknown == set()
+
+
+def test_methods_of_proteins_say_what_was_done(protein_html):
+    text = text_of(section(parsed(protein_html), "methods"))
+    for fact in (
+        "the first there is of: mane select, longest",
+        "Proteins were read by esm-a (window of 1,022 residues)",
+        "Given the backbone alone, residues were scored by mpnn",
+        "1 from AlphaFold DB [",
+        "0.75 times the mean over protein and structure models",
+        "each held between -4 and 4",
+        "scored in a window of the reference sequence around it, as long as the model's context allows, by Yeast mini",
+    ):
+        assert fact in text, fact
+    for source in ("biotite", "alphafold", "alphafold_db", "blosum62", "hydrophobicity", "half_sphere", "3dmol"):
+        assert report.CITATIONS[source] in text
+    assert "Somebody. esm-b. 2023." in text
+    numbers = [int(n) for n in re.findall(r"\[(\d+)\]", text.split("References")[0])]
+    assert max(numbers) <= text.split("References")[1].count("[")
+
+
+@pytest.mark.parametrize(
+    ("source", "cited", "words"),
+    [
+        ("alphafold3", ["alphafold3"], "by AlphaFold 3"),
+        ("colabfold", ["alphafold", "colabfold"], "by ColabFold"),
+        ("folder", [], "from local folders"),
+    ],
+)
+def test_only_the_sources_in_use_are_cited(source, cited, words):
+    run = {**protein_record(), "proteins": True, "structure_sources": {source: 4}}
+    text = report.methods_text(run)
+    assert f"4 {words}" in text
+    for key in ("alphafold", "alphafold_db", "alphafold3", "colabfold"):
+        assert (report.CITATIONS[key] in text) == (key in cited)
+
+
+def test_protein_model_is_limited_to_proteins_like_those_it_learnt():
+    said = report.limits({"kind": "protein", "species": "UniRef50"})
+    assert "Not for proteins far from its training data (UniRef50)." in said
+
+
 def contrast(one: str, other: str) -> float:
     """WCAG 2 contrast ratio of two #rrggbb or #rgb colours."""
 
@@ -536,7 +744,25 @@ def test_ranked_table_of_another_shape_is_refused(tmp_path, ranked):
         written(tmp_path, ranked.drop(columns="gene"), summary=summary_of(ranked))
 
 
-def command(folder: Path, ranked: pd.DataFrame, highlights: str = "") -> subprocess.CompletedProcess:
+def test_colours_of_residues_stand_out_in_all_themes():
+    themes = [
+        dict(re.findall(r"--(\w+): (#[0-9a-f]+)", block))
+        for name in ("report.css", "panels.css")
+        for block in re.findall(r":root \{(.*?)\}", (TEMPLATES / name).read_text(), re.DOTALL)
+    ]
+    assert len(themes) == 6
+    for page, residues in zip(themes[:3], themes[3:], strict=True):
+        assert residues.keys() == {"surprise", "even", "favour", "none", "helix", "strand", "alt"}
+        for ground in ("paper", "shade"):
+            assert contrast(residues["alt"], page[ground]) >= 4.5
+            for mark in ("helix", "strand", "surprise", "favour"):
+                assert contrast(residues[mark], page[ground]) >= 3, (mark, ground)
+        assert contrast(residues["surprise"], residues["even"]) >= 3 <= contrast(residues["favour"], residues["even"])
+
+
+def command(
+    folder: Path, ranked: pd.DataFrame, highlights: str = "", more: dict | None = None
+) -> subprocess.CompletedProcess:
     ranked.to_parquet(folder / "ranked.parquet")
     (folder / "run.json").write_text(json.dumps(run_record()))
     (folder / "summary.json").write_text(json.dumps(summary_of(ranked)))
@@ -552,6 +778,8 @@ def command(folder: Path, ranked: pd.DataFrame, highlights: str = "") -> subproc
         "--top": 20,
     }
     flat = [str(part) for pair in arguments.items() for part in pair]
+    for name, value in (more or {}).items():
+        flat += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, list) else [value])]
     return subprocess.run(
         [sys.executable, ROOT / "scripts" / "write_report.py", *flat], capture_output=True, text=True, check=False
     )
@@ -572,3 +800,18 @@ def test_position_that_is_no_number_is_bad_input_with_its_line(tmp_path, ranked)
     known.to_csv(tmp_path / "known.tsv", sep="\t", index=False)
     done = command(tmp_path, ranked, str(tmp_path / "known.tsv"))
     assert done.returncode == 2 and "known.tsv line 3" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_command_line_writes_panels(tmp_path, proteins):
+    done = command(tmp_path, proteins.ranked, more={**proteins.files, "panels": 4})
+    assert done.returncode == 0, done.stderr
+    tree = parsed((tmp_path / "out" / "report.html").read_text())
+    data = json.loads(next(s for s in tree.iter("script") if s.get("id") == "panels").text)
+    assert list(data["panels"]) == proteins.ranked["variant_id"].tolist()[:4] and len(data["structures"]) == 1
+
+
+def test_command_line_without_protein_files_writes_none(tmp_path, ranked):
+    empty = {name: [] for name in ("proteins", "protein_models", "profiles", "residues", "structures")}
+    done = command(tmp_path, ranked, more=empty)
+    assert done.returncode == 0, done.stderr
+    assert 'id="panels"' not in (tmp_path / "out" / "report.html").read_text()

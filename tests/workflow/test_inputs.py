@@ -57,7 +57,7 @@ CONFIG_FAULTS = {
     ),
     "an unknown model": (
         {"models": {"dna": ["evo9"]}},
-        "config, models.dna: no model 'evo9' in the registry; known are tiny",
+        "config, models.dna: no dna model 'evo9' in the registry; known are tiny",
     ),
     "no variants": (
         {"variants": []},

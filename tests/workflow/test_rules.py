@@ -17,7 +17,7 @@ RULES = sorted((REPOSITORY / "rules").glob("*.smk"))
 SNAKEFILES = [REPOSITORY / "Snakefile", REPOSITORY / "workflow" / "Snakefile", *RULES]
 HEAVY = ("torch", "transformers", "pandas", "pysam", "numpy")
 ENGINE = re.findall(
-    r'"(\w+)"', "".join(re.findall(r"^ENGINE \+?= (.*)$", (REPOSITORY / "rules/common.smk").read_text(), re.M))
+    r'"(\w+)"', "".join(re.findall(r"^ENGINE \+?= (.*)$", (REPOSITORY / "rules/registry.smk").read_text(), re.M))
 )
 RULE = re.compile(r"^rule (\w+):\n(.*?)(?=^\S|\Z)", re.MULTILINE | re.DOTALL)
 
