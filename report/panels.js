@@ -187,7 +187,7 @@ const seqpriorPanels = (() => {
     stage.setAttribute("role", "img");
     const made = $3Dmol.createViewer(stage, { backgroundAlpha: 0, antialias: true, cartoonQuality: 7 });
     // Scrolling the page past the picture must not zoom it: only a picture that was clicked or focused takes the wheel.
-    stage.addEventListener("wheel", (event) => { event.stopPropagation(); }, true);
+    stage.addEventListener("wheel", (event) => { if (document.activeElement !== stage) event.stopPropagation(); }, true);
     stage.addEventListener("pointerdown", () => stage.focus({ preventScroll: true }));
     const TURNS = { ArrowLeft: [-10, "y"], ArrowRight: [10, "y"], ArrowUp: [-10, "x"], ArrowDown: [10, "x"] };
     stage.addEventListener("keydown", (event) => {

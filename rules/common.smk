@@ -145,4 +145,3 @@ def script(name):
 def library(*names):
     """Library files a CLI imports, as inputs. tests/workflow checks these lists against the imports."""
     return [workflow.source_path(f"../scripts/seqprior/{name}.py") for name in ("__init__", *names)]
-

@@ -56,6 +56,7 @@ rule estimate_cost:
             "files",
             "columns",
             "sequence",
+            "residues",
             "models",
             "fetching",
             "shards",

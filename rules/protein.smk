@@ -42,7 +42,7 @@ rule annotate_consequences:
 rule list_protein_changes:
     input:
         cli=script("list_protein_changes.py"),
-        lib=library("errors", "files", "columns", "contigs", "vcf", "variants", "genes", "consequences", "residues"),
+        lib=library(*PROTEIN_CHANGES),
         variants=rules.normalise_variants.output.variants,
         records=rules.normalise_variants.output.records,
         vcfs=input_vcfs,
@@ -79,7 +79,7 @@ rule list_protein_changes:
 rule score_proteins:
     input:
         cli=script("score_proteins.py"),
-        lib=library(*ENGINE, "embedding", "store", "residues", "protein_scoring"),
+        lib=library(*ENGINE, "embedding", "store", "protein_scoring"),
         proteins="{proteins}/proteins.parquet",
         changes=lambda wildcards: protein_changes(wildcards.proteins),
         registry=REGISTRY,
@@ -141,8 +141,8 @@ rule gather_protein_evidence:
             shard=PROTEIN_SHARDS,
         ),
         structure_profiles=expand(rules.score_structures.output.profiles, proteins=PROTEINS, model=STRUCTURE_MODELS),
-        residues=f"{PROTEINS}/residues.parquet" if STRUCTURES else [],
-        structures=f"{PROTEINS}/structures.parquet" if STRUCTURES else [],
+        residues=expand(rules.describe_structures.output.residues, proteins=PROTEINS) if STRUCTURES else [],
+        structures=expand(rules.describe_structures.output.structures, proteins=PROTEINS) if STRUCTURES else [],
     output:
         evidence=f"{PROTEINS}/evidence.parquet",
     log:

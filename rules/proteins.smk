@@ -38,3 +38,21 @@ def saturated():
     if not config["protein"]["saturation"]:
         raise WorkflowError("config, protein.saturation is empty; name the genes or transcripts to saturate")
     return config["protein"]["saturation"]
+
+
+# Library files of the jobs that translate, and of those that draw residues.
+PROTEIN_CHANGES = ("errors", "files", "columns", "contigs", "sequence", "vcf", "variants", "genes", "consequences")
+PROTEIN_CHANGES += ("residues", "translation", "phasing", "protein_changes")
+PANELS = ("errors", "files", "columns", "residues", "structures", "structure_features", "profiles", "panels", "report")
+ASSETS = (
+    "report.css",
+    "report.js",
+    "panels.css",
+    "panels.js",
+    "marks.js",
+    "saturation.js",
+    "vendor/3Dmol-min.js",
+    "vendor/3Dmol-LICENSE.txt",
+)
+FOLDS = ("errors", "options", "files", "columns", "sequence", "residues", "models", "fetching", "claims", "device")
+FOLDS += ("tokenisation", "batching", "ports", "gated_esm", "mosaic_bert", "networks")

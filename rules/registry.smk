@@ -1,6 +1,5 @@
 """The model registry: its checked entries, and the files of models that lie in a folder."""
 
-
 FOLDING = config["protein"]["folding"]
 # Key of the config, kind of model (None for any), the names there.
 NAMED = [(f"models.{kind}", kind, config["models"][kind]) for kind in ("dna", "protein", "structure")]
@@ -48,6 +47,6 @@ def checkpoint_files(model):
 REGISTERED = read_models(REGISTRY)
 
 # Library files of every job that asks a model.
-ENGINE = ("errors", "options", "files", "columns", "sequence", "models", "fetching", "claims", "device", "shards")
-ENGINE += ("tokenisation", "plans", "work", "batching", "bidirectional", "ports", "gated_esm", "mosaic_bert")
+ENGINE = ("errors", "options", "files", "columns", "sequence", "residues", "models", "fetching", "claims", "device")
+ENGINE += ("shards", "tokenisation", "plans", "work", "batching", "bidirectional", "ports", "gated_esm", "mosaic_bert")
 ENGINE += ("networks", "adapters", "loading")

@@ -20,9 +20,7 @@ rule record_run:
         ranked=rules.rank_variants.output.parquet,
         stats=[
             *expand(rules.score_variants.output.stats, base=f"results/{COHORT}", model=MODELS, shard=SHARDS),
-            *expand(
-                rules.score_proteins.output.stats, proteins=PROTEINS, model=PROTEIN_MODELS, shard=PROTEIN_SHARDS
-            ),
+            *expand(rules.score_proteins.output.stats, proteins=PROTEINS, model=PROTEIN_MODELS, shard=PROTEIN_SHARDS),
             *expand(rules.score_structures.output.stats, proteins=PROTEINS, model=STRUCTURE_MODELS),
             *expand(rules.fold_proteins.output.stats, proteins=[PROTEINS] if FOLDING else []),
         ],
@@ -47,14 +45,21 @@ rule record_run:
 rule write_report:
     input:
         cli=script("write_report.py"),
-        lib=library("errors", "files", "columns", "report"),
+        lib=library(*PANELS),
         template=workflow.source_path("../report/template.html.j2"),
-        assets=[workflow.source_path(f"../report/{name}") for name in ("report.css", "report.js")],
+        assets=[workflow.source_path(f"../report/{name}") for name in ASSETS],
         run=rules.record_run.output.run,
         ranked=rules.rank_variants.output.parquet,
         summary=rules.normalise_variants.output.summary,
         calibration=expand(rules.calibrate_scores.output.folder, model=MODELS),
         highlights=config["report"]["highlights"] or [],
+        proteins=rules.list_protein_changes.output.proteins if GENES else [],
+        profiles=expand(
+            rules.score_proteins.output.profiles, proteins=PROTEINS, model=PROTEIN_MODELS, shard=PROTEIN_SHARDS
+        ),
+        structure_profiles=expand(rules.score_structures.output.profiles, proteins=PROTEINS, model=STRUCTURE_MODELS),
+        residues=expand(rules.describe_structures.output.residues, proteins=PROTEINS) if STRUCTURES else [],
+        structures=expand(rules.describe_structures.output.structures, proteins=PROTEINS) if STRUCTURES else [],
     output:
         html=f"results/{COHORT}/report.html",
     log:
@@ -66,9 +71,15 @@ rule write_report:
         runtime=15,
     params:
         top=config["report"]["top"],
+        panels=config["report"]["panels"],
+        protein_models=PROTEIN_MODELS,
+        structure_models=STRUCTURE_MODELS,
         template=subpath(input.template, parent=True),
         calibration=[f"{SHARED}/calibration/{model}/calibration.json" for model in MODELS],
     shell:
         "python {input.cli:q} --run {input.run:q} --ranked {input.ranked:q} --variants-summary {input.summary:q}"
         " --highlights {input.highlights:q} --calibration {params.calibration:q} --output {output.html:q}"
-        " --template-dir {params.template:q} --top {params.top} 2>&1 | tee {log:q} >&2"
+        " --template-dir {params.template:q} --top {params.top} --panels {params.panels} --proteins {input.proteins:q}"
+        " --protein-models {params.protein_models:q} --profiles {input.profiles:q}"
+        " --structure-models {params.structure_models:q} --structure-profiles {input.structure_profiles:q}"
+        " --residues {input.residues:q} --structures {input.structures:q} 2>&1 | tee {log:q} >&2"

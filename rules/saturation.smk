@@ -10,8 +10,9 @@ Produces  results/{cohort}/saturation/proteins.parquet   the chosen proteins
 rule list_saturated_proteins:
     input:
         cli=script("list_proteins.py"),
-        lib=library("errors", "files", "columns", "contigs", "genes", "residues"),
+        lib=library(*PROTEIN_CHANGES),
         fasta=FASTA,
+        contigs=CONTIGS,
         genes=GENES,
         sequences=config["protein"]["sequences"] or [],
         uniprot=config["protein"]["uniprot"] or [],
@@ -28,15 +29,20 @@ rule list_saturated_proteins:
         names=lambda wildcards: saturated(),
         order=config["protein"]["transcripts"],
         codes=json.dumps(config["reference"]["genetic_codes"]),
+        aliases=json.dumps(config["reference"]["aliases"]),
     shell:
-        "TODO"
+        "python {input.cli:q} --names {params.names:q} --fasta {input.fasta:q} --contigs {input.contigs:q}"
+        " --aliases {params.aliases:q} --genes {input.genes:q} --transcripts {params.order:q}"
+        " --genetic-codes {params.codes:q} --sequences {input.sequences:q} --uniprot {input.uniprot:q}"
+        " --output {output.proteins:q} 2>&1 | tee {log:q} >&2"
 
 
 rule write_saturation:
     input:
         cli=script("write_saturation.py"),
-        lib=library("errors", "files", "columns", "residues", "saturation"),
+        lib=library(*PANELS, "saturation"),
         template=workflow.source_path("../report/saturation.html.j2"),
+        assets=[workflow.source_path(f"../report/{name}") for name in ASSETS],
         proteins=rules.list_saturated_proteins.output.proteins,
         profiles=expand(
             rules.score_proteins.output.profiles, proteins=SATURATION, model=PROTEIN_MODELS, shard=PROTEIN_SHARDS
@@ -57,5 +63,11 @@ rule write_saturation:
     params:
         models=PROTEIN_MODELS,
         structure_models=STRUCTURE_MODELS,
+        cohort=COHORT,
+        template=subpath(input.template, parent=True),
     shell:
-        "TODO"
+        "python {input.cli:q} --proteins {input.proteins:q} --protein-models {params.models:q}"
+        " --profiles {input.profiles:q} --structure-models {params.structure_models:q}"
+        " --structure-profiles {input.structure_profiles:q} --residues {input.residues:q}"
+        " --structures {input.structures:q} --cohort {params.cohort:q} --template-dir {params.template:q}"
+        " --table {output.table:q} --output {output.html:q} 2>&1 | tee {log:q} >&2"

@@ -13,7 +13,7 @@ Produces  {proteins}/structures.tsv                  the file of each protein's 
 rule fetch_structures:
     input:
         cli=script("fetch_structures.py"),
-        lib=library("errors", "files", "columns", "residues", "alphafold"),
+        lib=library("errors", "files", "columns", "structures", "alphafold"),
         proteins="{proteins}/proteins.parquet",
     output:
         table="{proteins}/structures.tsv",
@@ -38,7 +38,7 @@ rule fetch_structures:
 rule fold_proteins:
     input:
         cli=script("fold_proteins.py"),
-        lib=library("errors", "files", "columns", "residues", "folding"),
+        lib=library(*FOLDS, "folding"),
         proteins="{proteins}/proteins.parquet",
         structures=rules.fetch_structures.output.table,
         registry=REGISTRY,

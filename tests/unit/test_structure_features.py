@@ -487,9 +487,7 @@ def test_fragments_are_joined_by_the_one_in_which_a_residue_is_most_central(tmp_
     starts, rows, expected = (0, 30, 60), [], []
     for number, start in enumerate(starts, start=1):
         path = write(tmp_path / f"AF-P00001-F{number}-model_v6.cif", globule(sequence[start : start + 40], seed=number))
-        pae, _ = blocks(40)
-        pae_path = write(tmp_path / f"pae{number}.json", json.dumps({"pae": pae.tolist()}))
-        rows.append(structure_row(path, sequence, source="alphafold_db", pae=str(pae_path)))
+        rows.append(structure_row(path, sequence, source="alphafold_db"))
         expected.append(residue_features(read_structure(path)))
     features, summary = describe_protein(protein_row(sequence), rows, {})
     assert features["residue"].tolist() == list(range(100))
@@ -501,24 +499,25 @@ def test_fragments_are_joined_by_the_one_in_which_a_residue_is_most_central(tmp_
         assert features["structure"][residue] == f"AF-P00001-F{best + 1}-model_v6.cif"
         assert features["contact_number"][residue] == expected[best]["contact_number"][residue - starts[best]]
         assert features["plddt"][residue] == expected[best]["plddt"][residue - starts[best]]
-    # Each fragment is one domain, of which a quarter overlaps with the one before: three domains.
-    assert sorted(set(features["pae_domain"].tolist())) == [0.0, 1.0, 2.0]
 
 
-def test_a_domain_that_lies_in_two_fragments_is_one(tmp_path):
+def test_domains_that_the_ends_of_fragments_cut_are_joined(tmp_path):
+    """Domains of 25 residues with a linker after the second, in fragments of 60 that begin every 20 residues."""
     generator = random.Random(9)
-    sequence = "".join(generator.choice(AMINO_ACIDS) for _ in range(60))
-    rows = []
-    for number, start in enumerate((0, 10), start=1):
-        path = write(tmp_path / f"AF-P00001-F{number}-model_v6.cif", globule(sequence[start : start + 50], seed=number))
-        pae, _ = blocks(50)
-        rows.append(
-            structure_row(
-                path, sequence, pae=str(write(tmp_path / f"pae{number}.json", json.dumps({"pae": pae.tolist()})))
-            )
-        )
+    sequence = "".join(generator.choice(AMINO_ACIDS) for _ in range(160))
+    truth = np.repeat([0, 1, -1, 2, 3, 4, 5], [25, 25, 10, 25, 25, 25, 25])
+    near = (truth[:, None] == truth[None]) & (truth >= 0)
+    pae, rows = np.where(near, 2.0, 25.0), []
+    for number, start in enumerate(range(0, 101, 20), start=1):
+        part = slice(start, start + 60)
+        path = write(tmp_path / f"AF-P00001-F{number}-model_v6.cif", globule(sequence[part], seed=number))
+        error = write(tmp_path / f"pae{number}.json", json.dumps({"pae": pae[part, part].tolist()}))
+        rows.append(structure_row(path, sequence, pae=str(error)))
     features, _ = describe_protein(protein_row(sequence), rows, {})
-    assert features["pae_domain"].tolist() == [0.0] * 60
+    assert features["pae_domain"].tolist() == truth.tolist()
+    assert np.isnan(
+        describe_protein(protein_row(sequence), [row | {"pae": ""} for row in rows], {})[0]["pae_domain"]
+    ).all()
 
 
 @pytest.mark.parametrize("name", ["P00001", "G1", "T1.2", "T1", protein_id(SEQUENCE)])
