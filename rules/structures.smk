@@ -103,7 +103,25 @@ rule describe_structures:
 rule score_structures:
     input:
         cli=script("score_structures.py"),
-        lib=library(*ENGINE, "store", "residues", "structures", "protein_mpnn"),
+        lib=library(
+            "errors",
+            "files",
+            "columns",
+            "sequence",
+            "residues",
+            "models",
+            "fetching",
+            "claims",
+            "device",
+            "tokenisation",
+            "ports",
+            "gated_esm",
+            "mosaic_bert",
+            "networks",
+            "store",
+            "structures",
+            "protein_mpnn",
+        ),
         proteins="{proteins}/proteins.parquet",
         structures=rules.describe_structures.output.structures,
         registry=REGISTRY,
@@ -128,6 +146,10 @@ rule score_structures:
         lock=config["models"]["lock"],
     params:
         device=config["scoring"]["device"],
+        conditional="--conditional" if config["protein"]["conditional"] else "",
         checkpoint=subpath(input.manifest, parent=True),
     shell:
-        "TODO"
+        "python {input.cli:q} --proteins {input.proteins:q} --structures {input.structures:q}"
+        " --registry {input.registry:q} --model {wildcards.model:q} --checkpoint {params.checkpoint:q}"
+        " --lock {resources.lock:q} --device {params.device} --threads {threads} {params.conditional}"
+        " --store {resources.store:q} --profiles {output.profiles:q} --stats {output.stats:q} 2>&1 | tee {log:q} >&2"

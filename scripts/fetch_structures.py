@@ -12,7 +12,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--proteins", type=Path, required=True, help="distinct proteins, as Parquet")
     parser.add_argument("--folders", type=Path, nargs="*", default=[], help="folders of structures, searched first")
-    parser.add_argument("--database", default="", help="address of AlphaFold DB's files; nothing is fetched without")
+    parser.add_argument(
+        "--database",
+        nargs="?",
+        const="",
+        default="",
+        help="address of AlphaFold DB's files; nothing is fetched without",
+    )
     parser.add_argument("--version", type=int, required=True, help="version of AlphaFold DB's models")
     parser.add_argument("--cache", type=Path, required=True, help="folder that keeps what is fetched")
     parser.add_argument("--output", type=Path, required=True, help="the file of each protein's structure, as TSV")

@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--pseudo-likelihood", choices=["one-pass", "exact"], default="one-pass")
     parser.add_argument("--shard", type=int, default=0, help="number of this shard, from 0")
     parser.add_argument("--shards", type=int, default=1, help="how many there are")
-    parser.add_argument("--store", default="", help="folder of the score store; empty for none")
+    parser.add_argument("--store", nargs="?", const="", default="", help="folder of the score store; empty for none")
     parser.add_argument("--profiles", type=Path, required=True, help="log p of the 20 residues at places, as Parquet")
     parser.add_argument("--change-scores", type=Path, required=True, help="scores of longer changes, as Parquet")
     parser.add_argument("--stats", type=Path, required=True, help="throughput, as JSON")

@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "gpu"], required=True)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--conditional", action="store_true", help="see the other residues too, one pass a residue")
-    parser.add_argument("--store", default="", help="folder of the score store; empty for none")
+    parser.add_argument("--store", nargs="?", const="", default="", help="folder of the score store; empty for none")
     parser.add_argument("--profiles", type=Path, required=True, help="log p of the 20 residues at places, as Parquet")
     parser.add_argument("--stats", type=Path, required=True, help="throughput, as JSON")
     args = parser.parse_args()

@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="with torch.compile")
     add_reading_options(parser)
     parser.add_argument("--no-embeddings", action="store_true", help="leave the embedding distances empty")
-    parser.add_argument("--store", default="", help="folder of the score store; empty for none")
+    parser.add_argument("--store", nargs="?", const="", default="", help="folder of the score store; empty for none")
     parser.add_argument("--output", type=Path, required=True, help="scores, as Parquet")
     parser.add_argument("--stats", type=Path, required=True, help="throughput, as JSON")
     args = parser.parse_args()

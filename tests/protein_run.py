@@ -6,55 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from protein_builder import build
 
 from seqprior.columns import PROFILES, RANKED_LEAD, RANKED_TAIL
 from seqprior.residues import AMINO_ACIDS, HYDROPHOBICITY, INDEX_OF, blosum62, protein_id
 
-HELIX = {"phi": -57.0, "psi": -47.0, "omega": 180.0}
 HOSTILE = "<script>document.title='owned'</script>"
 MODELS, STRUCTURE_MODELS = ("esm-a", "esm-b"), ("mpnn",)
 
 
-def placed(a: np.ndarray, b: np.ndarray, c: np.ndarray, length: float, angle: float, torsion: float) -> np.ndarray:
-    """The atom at `length` Å from c, at `angle` to b and `torsion` to a, in degrees."""
-    angle, torsion = np.radians(angle), np.radians(torsion)
-    along = (c - b) / np.linalg.norm(c - b)
-    normal = np.cross(b - a, along)
-    normal /= np.linalg.norm(normal)
-    across = np.cross(normal, along)
-    local = np.array([-np.cos(angle), np.sin(angle) * np.cos(torsion), np.sin(angle) * np.sin(torsion)])
-    return c + length * (local[0] * along + local[1] * across + local[2] * normal)
-
-
 def helix(sequence: str):
-    """An alpha helix as biotite atoms: backbone and C-beta, ideal bonds, pLDDT falling from 96 to 40."""
-    import biotite.structure as struc
-    from biotite.sequence import ProteinSequence
-
-    chain = [np.array([0.0, 0.0, 0.0]), np.array([1.458, 0.0, 0.0]), np.array([2.0, 1.42, 0.0])]
-    for _ in sequence[1:]:
-        chain.append(placed(*chain[-3:], 1.329, 116.6, HELIX["psi"]))
-        chain.append(placed(*chain[-3:], 1.458, 121.7, HELIX["omega"]))
-        chain.append(placed(*chain[-3:], 1.525, 111.0, HELIX["phi"]))
-    atoms = []
-    for number, letter in enumerate(sequence):
-        n, ca, c = chain[3 * number : 3 * number + 3]
-        found = {"N": n, "CA": ca, "C": c, "O": placed(n, ca, c, 1.231, 120.5, HELIX["psi"] + 180)}
-        if letter != "G":
-            found["CB"] = placed(c, n, ca, 1.53, 110.0, -122.0)
-        atoms += [
-            struc.Atom(
-                position,
-                chain_id="A",
-                res_id=number + 1,
-                res_name=ProteinSequence.convert_letter_1to3(letter),
-                atom_name=name,
-                element=name[0],
-                b_factor=round(96 - 56 * number / max(len(sequence) - 1, 1)),
-            )
-            for name, position in found.items()
-        ]
-    return struc.array(atoms)
+    """An alpha helix as biotite atoms, pLDDT falling from 96 to 40."""
+    atoms = build(sequence)
+    atoms.b_factor = np.round(96 - 56 * (atoms.res_id - 1) / max(len(sequence) - 1, 1))
+    return atoms
 
 
 def write_pdb(sequence: str, path: Path) -> Path:

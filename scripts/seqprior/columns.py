@@ -102,7 +102,7 @@ class ProteinReason(StrEnum):
     NO_STRUCTURE = "no_structure"
     STRUCTURE_OF_OTHER_PROTEIN = "structure_of_other_protein"
     NOT_IN_STRUCTURE = "not_in_structure"
-    RESIDUE_DIFFERS = "residue_differs"
+    NO_MODEL = "no_model"
 
 
 PROTEIN_REASON_TEXT = {
@@ -119,8 +119,8 @@ PROTEIN_REASON_TEXT = {
     ProteinReason.NO_ACCESSION: "no UniProt accession is known for the gene or transcript",
     ProteinReason.NO_STRUCTURE: "no structure was found for the protein",
     ProteinReason.STRUCTURE_OF_OTHER_PROTEIN: "the structure is that of another protein",
-    ProteinReason.NOT_IN_STRUCTURE: "the structure does not have the residue",
-    ProteinReason.RESIDUE_DIFFERS: "the structure has another residue there",
+    ProteinReason.NOT_IN_STRUCTURE: "the structure lacks the residue or has another one there",
+    ProteinReason.NO_MODEL: "no protein or structure model is configured",
 }
 
 # A change of a protein: residues [start, start + len(ref)) become alt; start is 0-based. `effect` is a term of the

@@ -214,12 +214,12 @@ def protein_evidence(
     if features is not None:
         frame = _with_features(frame, features, missing, asked)
     frame = _with_haplotypes(frame, haplotypes, protein_answers)
-    reason = changes["reason"].to_numpy(object)
-    if protein_answers or structure_answers:
-        refused = str(ProteinReason.NOT_EVALUABLE_BY_MODEL)
-        if not protein_answers and "structure_reason" in frame:
-            refused = np.where(frame["structure_reason"] == "", refused, frame["structure_reason"])
-        reason = np.where(asked & ~evaluated, refused, reason)
+    refused = str(ProteinReason.NOT_EVALUABLE_BY_MODEL)
+    if not protein_answers and not structure_answers:
+        refused = str(ProteinReason.NO_MODEL)
+    elif not protein_answers and "structure_reason" in frame:
+        refused = np.where(frame["structure_reason"] == "", refused, frame["structure_reason"])
+    reason = np.where(asked & ~evaluated, refused, changes["reason"].to_numpy(object))
     frame["protein_status"] = np.where(reason == "", str(Status.SCORED), str(Status.SKIPPED))
     frame["protein_reason"] = reason
     return frame

@@ -14,7 +14,18 @@ from seqprior.columns import Status
 from seqprior.files import sha256
 from seqprior.models import ModelFacts, model_facts
 
-SOFTWARE = ("snakemake", "pysam", "pandas", "pyarrow", "numpy", "biopython", "biotite", "torch", "transformers", "jinja2")
+SOFTWARE = (
+    "snakemake",
+    "pysam",
+    "pandas",
+    "pyarrow",
+    "numpy",
+    "biopython",
+    "biotite",
+    "torch",
+    "transformers",
+    "jinja2",
+)
 
 
 def software_versions() -> dict[str, str]:
@@ -94,15 +105,18 @@ def describe_run(
             "skipped": len(skipped),
             "skipped_by_reason": {reason: int(count) for reason, count in skipped["reason"].value_counts().items()},
         },
-        "timings": [
-            {
-                "stage": f"score {job['model']}",
-                "seconds": job["seconds"],
-                "items": job["tokens"],
-                "unit": "tokens",
-                "per_second": job["tokens_per_second"],
-                "device": job["device"],
-            }
-            for job in jobs
-        ],
+        "timings": [describe_job(job) for job in jobs],
+    }
+
+
+def describe_job(job: dict) -> dict:
+    """How long a job took: tokens of a language model, residues of a structure or folding model."""
+    unit = "tokens" if "tokens_per_second" in job else "residues"
+    return {
+        "stage": f"{'fold' if 'folded' in job else 'score'} {job['model']}",
+        "seconds": job["seconds"],
+        "items": job[unit],
+        "unit": unit,
+        "per_second": job.get(f"{unit}_per_second", job[unit] / job["seconds"] if job["seconds"] else 0.0),
+        "device": job["device"],
     }

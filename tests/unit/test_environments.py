@@ -39,9 +39,10 @@ def dependencies(environment: Path) -> dict[str, str]:
 def test_packages_without_their_requirements_are_installed_as_such_by_make_and_conda():
     """pip's --no-deps holds for a whole command, so such packages have a file, and in conda a script, of their own."""
     pins = pinned("requirements-no-deps.txt")
-    assert "pip install --quiet --disable-pip-version-check --no-deps -r requirements-no-deps.txt" in (
-        REPOSITORY / "Makefile"
-    ).read_text()
+    assert (
+        "pip install --quiet --disable-pip-version-check --no-deps -r requirements-no-deps.txt"
+        in (REPOSITORY / "Makefile").read_text()
+    )
     script = (REPOSITORY / "envs" / "structures.post-deploy.sh").read_text()
     assert re.findall(r"--no-deps (\S+)==(\S+)", script) == list(pins.items())
 

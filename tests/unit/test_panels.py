@@ -153,7 +153,7 @@ def test_structure_of_a_part_is_counted_as_the_protein_counts(tmp_path, run):
     rows = pd.concat([rows.head(1).assign(residue=residue, variant_id=f"v{residue}") for residue in (4, 20)])
     found = panels.protein_panels(rows, evidence)
     outside, inside = found["panels"]["v4"], found["panels"]["v20"]
-    assert outside["structure"] is None and "does not have the residue" in outside["note"]
+    assert outside["structure"] is None and PROTEIN_REASON_TEXT[ProteinReason.NOT_IN_STRUCTURE] in outside["note"]
     assert inside["place"] == [11] and found["structures"][0]["runs"] == [[0, 8, 32]]
     assert all(name == f"{sequence[at + 8]}{at + 9}" for at, name in inside["near"]) and inside["near"]
 

@@ -182,9 +182,9 @@ def test_each_change_has_one_row_with_reason_or_score(answered):
     assert frame["protein_entropy.esm"][0] == pytest.approx(-(p * np.log(p)).sum(), abs=1e-5)
 
 
-def test_without_any_model_a_change_that_could_be_scored_has_no_reason():
+def test_without_any_model_a_change_that_could_be_scored_says_so():
     frame = protein_evidence(table([change("a", 3, "A", "V")]), NO_HAPLOTYPES, ALL_PROTEINS, {}, {}, None, None)
-    assert frame["protein_status"].tolist() == ["scored"]
+    assert frame["protein_reason"].tolist() == ["no_model"]
     assert not [name for name in frame if name.startswith(("protein_llr", "structure_llr", "plddt"))]
 
 

@@ -106,7 +106,7 @@ def test_no_name_is_given_twice():
 
 
 def test_each_checkpoint_stands_once():
-    sources = [(model.hub, model.revision) if model.hub else model.path for model in MODELS.values()]
+    sources = [(model.hub, model.revision) if model.hub else (model.path, model.package) for model in MODELS.values()]
     assert len(set(sources)) == len(sources)
 
 

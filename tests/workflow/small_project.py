@@ -146,6 +146,17 @@ def reverse_complement(sequence: str) -> str:
     return sequence.translate(str.maketrans("ACGT", "TGCA"))[::-1]
 
 
+def translated(source: str | dict[str, str], contig: str = "", number: int = 0) -> str:
+    """Residues of a coding sequence up to its stop, or of one of a genome's `GENES`."""
+    from Bio.Seq import Seq
+
+    if isinstance(source, str):
+        return str(Seq(source[: len(source) // 3 * 3]).translate(to_stop=True))
+    start, strand = GENES[number]
+    coding = source[contig][start : start + 3 * CODONS]
+    return translated(coding if strand == "+" else reverse_complement(coding))
+
+
 def make_genome() -> dict[str, str]:
     """Two random contigs with open reading frames at `GENES`."""
     rng = random.Random(7)

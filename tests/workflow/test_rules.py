@@ -16,22 +16,29 @@ SCRIPTS = REPOSITORY / "scripts"
 RULES = sorted((REPOSITORY / "rules").glob("*.smk"))
 SNAKEFILES = [REPOSITORY / "Snakefile", REPOSITORY / "workflow" / "Snakefile", *RULES]
 HEAVY = ("torch", "transformers", "pandas", "pysam", "numpy")
-ENGINE = re.findall(
-    r'"(\w+)"', "".join(re.findall(r"^ENGINE \+?= (.*)$", (REPOSITORY / "rules/registry.smk").read_text(), re.M))
-)
+LIST = re.compile(r"^([A-Z]+(?:_[A-Z]+)*) (\+?=) \((.*)\)$", re.MULTILINE)
 RULE = re.compile(r"^rule (\w+):\n(.*?)(?=^\S|\Z)", re.MULTILINE | re.DOTALL)
+
+
+def shared_lists() -> dict[str, list[str]]:
+    """The lists of modules that several rules name."""
+    found: dict[str, list[str]] = {}
+    for path in RULES:
+        for name, sign, items in LIST.findall(path.read_text()):
+            found[name] = (found.get(name, []) if sign == "+=" else []) + re.findall(r'"(\w+)"', items)
+    return found
 
 
 def declared() -> dict[str, tuple[str, list[str]]]:
     """Rule to its script and the modules of its `library(...)`."""
-    found = {}
+    found, lists = {}, shared_lists()
     for path in RULES:
         for name, body in RULE.findall(path.read_text()):
             script = re.search(r'cli=script\("([\w.]+)"\)', body)
             library = re.search(r"lib=library\(([^)]*)\)", body)
             if script or library:
-                engine = ENGINE if "*ENGINE" in library[1] else []
-                found[name] = (script[1], [*engine, *re.findall(r'"(\w+)"', library[1])])
+                shared = [module for name in re.findall(r"\*(\w+)", library[1]) for module in lists[name]]
+                found[name] = (script[1], [*shared, *re.findall(r'"(\w+)"', library[1])])
     return found
 
 
@@ -112,6 +119,11 @@ def test_paths_and_texts_in_shell_commands_are_quoted(path):
         "others",
         "seed",
         "top",
+        "panels",
+        "version",
+        "shards",
+        "longest",
+        "conditional",
     }
     for name, body in RULE.findall(path.read_text()):
         command = body.partition("shell:")[2]
