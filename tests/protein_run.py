@@ -104,7 +104,8 @@ class ProteinRun:
                 self.logp[model][protein] = values
                 rows += [(protein, residue, method, values[residue]) for residue in range(len(sequence))]
             # One model in two shards, as a cohort has them.
-            shards = [rows[::2], rows[1::2]] if model in MODELS else [rows]
+            shards = [[row for row in rows if row[0] == protein] for protein in self.sequences]
+            shards = shards if model in MODELS else [rows]
             profiles[model] = [write_profiles(folder / f"{model}.{n}.parquet", shard) for n, shard in enumerate(shards)]
         paths = {}
         for name in ("proteins", "residues", "structures"):

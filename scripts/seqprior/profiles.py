@@ -1,13 +1,13 @@
 """Profiles of residues as models wrote them: log p of the 20 residues at each place, and the spread of their LLRs.
 
 A place may have two profiles: one of a pass over the whole protein and one with the residue masked. The masked one is
-the residue's evidence; the mean and spread of a protein's substitutions are those of the pass over the whole protein,
-as in `seqprior.protein_evidence`.
+the residue's evidence; the mean and spread of a protein's substitutions are those of the pass over the whole protein.
+Tables are read a protein at a time, so memory does not grow with the number of proteins.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from seqprior.errors import BadInput
 from seqprior.residues import AMINO_ACIDS, INDEX_OF
 
 MASKED = "masked_marginal"  # starts the name of the method that is taken before others
+ROWS = 16_384  # of a table that are held at a time
 NO_SPREAD = 1e-6  # standard deviation; below, all substitutions are alike and nothing stands out among them
 
 
@@ -78,8 +79,8 @@ def of_proteins(proteins: Iterable[str]) -> list[tuple[str, str, list[str]]]:
     return [("protein", "in", list(proteins) or [""])]  # an empty list has no type, which Arrow refuses
 
 
-def read_profiles(paths: Iterable[Path], sequences: Mapping[str, str]) -> dict[str, Profile]:
-    """One model's profiles of some proteins.
+def read_profiles(paths: Iterable[Path], sequences: Mapping[str, str]) -> Iterator[tuple[str, Profile]]:
+    """Name and profiles of each protein by one model. A protein's rows stand together in one of the tables.
 
     Args:
         paths: tables of `columns.PROFILES`. sequences: residues by protein; other proteins of the tables are left out.
@@ -89,38 +90,62 @@ def read_profiles(paths: Iterable[Path], sequences: Mapping[str, str]) -> dict[s
     """
     import pyarrow.parquet as pq
 
-    found: dict[str, Profile] = {}
+    seen: set[str] = set()
     for path in paths:
         if absent := set(PROFILES) - set(pq.read_schema(path).names):
             raise BadInput(
                 f"{path}: no column {', '.join(sorted(absent))}; expected a table of residues' profiles; rerun the "
                 "protein stage"
             )
-        table = pq.read_table(path, columns=list(PROFILES), filters=of_proteins(sequences))
-        names = np.array(table["protein"].to_pylist(), object)
-        methods = np.array(table["method"].to_pylist(), object)
-        residues = table["residue"].to_numpy()
-        values = table["logp"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        if len(values) != len(names) * len(AMINO_ACIDS):
-            raise BadInput(f"{path}: profiles of other than 20 residues; expected log p of 20; rerun the protein stage")
-        values = values.reshape(-1, len(AMINO_ACIDS)).astype(np.float32)
-        masked = np.array([str(method).startswith(MASKED) for method in methods], bool)
-        for protein in dict.fromkeys(names.tolist()):
-            length = len(sequences[protein])
-            own = names == protein
-            if residues[own].min() < 0 or residues[own].max() >= length:
-                raise BadInput(
-                    f"{path}: a profile of residue {residues[own].max() + 1} of protein {protein}, which has {length}; "
-                    "expected both of one run; rerun the protein stage"
-                )
-            empty = np.full((length, len(AMINO_ACIDS)), np.nan, np.float32)
-            profile = found.setdefault(protein, Profile(sequences[protein], empty, empty.copy()))
-            for kind in ("whole", "masked"):
-                rows = own & (masked if kind == "masked" else ~masked)
-                if rows.any():
-                    getattr(profile, kind)[residues[rows]] = values[rows]
-                    setattr(profile, f"{kind}_method", str(methods[rows][0]))
-    return found
+        open_protein, profile = "", None
+        with pq.ParquetFile(path) as table:
+            for batch in table.iter_batches(batch_size=ROWS, columns=list(PROFILES)):
+                for protein, *rows in _proteins_of(path, batch):
+                    if protein not in sequences:
+                        continue
+                    if protein != open_protein:
+                        if profile is not None:
+                            yield open_protein, profile
+                        if protein in seen:
+                            raise BadInput(
+                                f"{path}: protein {protein} stands in several places; expected its profiles together; "
+                                "rerun the protein stage"
+                            )
+                        seen.add(protein)
+                        empty = np.full((len(sequences[protein]), len(AMINO_ACIDS)), np.nan, np.float32)
+                        open_protein, profile = protein, Profile(sequences[protein], empty, empty.copy())
+                    _fill(profile, path, protein, *rows)
+        if profile is not None:
+            yield open_protein, profile
+
+
+def _proteins_of(path: Path, batch) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
+    """Name, residues (n,), whether each was masked (n,) with its method, and log p (n, 20), by protein."""
+    values = batch["logp"].flatten().to_numpy(zero_copy_only=False)
+    if len(values) != batch.num_rows * len(AMINO_ACIDS):
+        raise BadInput(f"{path}: profiles of other than 20 residues; expected log p of 20; rerun the protein stage")
+    values = values.reshape(-1, len(AMINO_ACIDS)).astype(np.float32)
+    names = np.array(batch["protein"].to_pylist(), object)
+    methods = np.array(batch["method"].to_pylist(), object)
+    residues = batch["residue"].to_numpy()
+    starts = np.flatnonzero(np.append(True, names[1:] != names[:-1])) if len(names) else []
+    for start, end in zip(starts, [*starts[1:], len(names)], strict=True):
+        yield names[start], residues[start:end], methods[start:end], values[start:end]
+
+
+def _fill(
+    profile: Profile, path: Path, protein: str, residues: np.ndarray, methods: np.ndarray, values: np.ndarray
+) -> None:
+    length = len(profile.sequence)
+    if residues.min() < 0 or residues.max() >= length:
+        raise BadInput(
+            f"{path}: a profile of residue {residues.max() + 1} of protein {protein}, which has {length}; "
+            "expected both of one run; rerun the protein stage"
+        )
+    for method in dict.fromkeys(methods.tolist()):
+        kind, rows = "masked" if method.startswith(MASKED) else "whole", methods == method
+        getattr(profile, kind)[residues[rows]] = values[rows]
+        setattr(profile, f"{kind}_method", method)
 
 
 def by_model(
@@ -138,6 +163,6 @@ def by_model(
             "of one model before those of the next"
         )
     return {
-        model: read_profiles(paths[number * shards : (number + 1) * shards], sequences)
+        model: dict(read_profiles(paths[number * shards : (number + 1) * shards], sequences))
         for number, model in enumerate(models)
     }

@@ -17,37 +17,10 @@ import numpy as np
 import pandas as pd
 
 from seqprior.columns import RESIDUE_FEATURES, ProteinReason, Status
-from seqprior.residues import AMINO_ACIDS, HYDROPHOBICITY, INDEX_OF, blosum62
+from seqprior.profiles import read_profiles
+from seqprior.residues import HYDROPHOBICITY, INDEX_OF, blosum62
 
 FEATURES = RESIDUE_FEATURES[RESIDUE_FEATURES.index("plddt") :]
-BATCH = 65_536  # rows of profiles that are held at a time
-MASKED = "masked_marginal"  # taken before a wild-type marginal of the same residue
-
-
-@dataclass
-class Spread:
-    """Sums over all substitutions of one protein."""
-
-    count: int = 0
-    total: float = 0.0
-    squares: float = 0.0
-
-    def add(self, llrs: np.ndarray) -> None:
-        self.count += llrs.size
-        self.total += float(llrs.sum())
-        self.squares += float(np.square(llrs).sum())
-
-    @property
-    def mean(self) -> float:
-        return self.total / self.count if self.count else math.nan
-
-    @property
-    def sd(self) -> float:
-        """Standard deviation; NaN where all are alike."""
-        if self.count < 2:
-            return math.nan
-        variance = self.squares / self.count - self.mean**2
-        return math.sqrt(variance) if variance > 1e-12 else math.nan
 
 
 @dataclass
@@ -56,12 +29,12 @@ class Answers:
 
     Attributes:
         profiles: log p (20,) and method by protein and residue (0-based).
-        spreads: of each protein's substitutions.
+        spreads: mean and standard deviation of the LLRs of each protein's substitutions.
         changes: LLR and method by protein, start, ref and alt.
     """
 
     profiles: dict[tuple[str, int], tuple[np.ndarray, str]] = field(default_factory=dict)
-    spreads: dict[str, Spread] = field(default_factory=lambda: defaultdict(Spread))
+    spreads: dict[str, tuple[float, float]] = field(default_factory=dict)
     changes: dict[tuple[str, int, str, str], tuple[float, str]] = field(default_factory=dict)
 
     def llr(self, protein: str, start: int, ref: str, alt: str) -> tuple[float, float, str]:
@@ -84,11 +57,11 @@ class Answers:
             method = places[0][1]
         else:
             return math.nan, math.nan, ""
-        spread = self.spreads.get(protein)
         changed = sum(a != b for a, b in zip(ref, alt, strict=False))
-        if spread is None or len(ref) != len(alt) or not changed:
+        if protein not in self.spreads or len(ref) != len(alt) or not changed:
             return llr, math.nan, method
-        return llr, (changed * spread.mean - llr) / (math.sqrt(changed) * spread.sd), method
+        mean, sd = self.spreads[protein]
+        return llr, (changed * mean - llr) / (math.sqrt(changed) * sd), method
 
     def entropy(self, protein: str, residue: int) -> float:
         """Entropy in nats of the profile at a residue; NaN without one."""
@@ -101,34 +74,22 @@ class Answers:
 def read_answers(
     profiles: Sequence[Path], changes: Sequence[Path], sequences: Mapping[str, str], wanted: set[tuple[str, int]]
 ) -> Answers:
-    """One model's answers, read in batches; only the residues that are wanted are kept.
+    """One model's answers, read a protein at a time; only the residues that are wanted are kept.
 
     Args:
         profiles: tables of `columns.PROFILES`. changes: tables of `columns.CHANGE_SCORES`.
         sequences: residues of each protein. wanted: protein and residue (0-based).
     """
-    import pyarrow.parquet as pq
-
     answers = Answers()
-    for path in profiles:
-        with pq.ParquetFile(path) as table:
-            for batch in table.iter_batches(batch_size=BATCH):
-                logp = np.asarray(batch["logp"].flatten(), np.float64).reshape(-1, len(AMINO_ACIDS))
-                rows = zip(
-                    batch["protein"].to_pylist(),
-                    batch["residue"].to_pylist(),
-                    batch["method"].to_pylist(),
-                    logp,
-                    strict=True,
-                )
-                for protein, residue, method, row in rows:
-                    masked = method.startswith(MASKED)
-                    reference = INDEX_OF.get(sequences[protein][residue])
-                    if not masked and reference is not None:
-                        answers.spreads[protein].add(np.delete(row, reference) - row[reference])
-                    key = (protein, residue)
-                    if key in wanted and (masked or key not in answers.profiles):
-                        answers.profiles[key] = (row, method)
+    places = defaultdict(list)
+    for protein, residue in wanted:
+        places[protein].append(residue)
+    for protein, profile in read_profiles(profiles, sequences):
+        answers.spreads[protein] = profile.spread()
+        logp = profile.logp.astype(float)
+        for residue in places.get(protein, ()):
+            if method := profile.method(residue):
+                answers.profiles[protein, residue] = (logp[residue], method)
     for path in changes:
         for row in pd.read_parquet(path).itertuples(index=False):
             answers.changes[row.protein, int(row.start), row.ref, row.alt] = (float(row.llr), row.method)
