@@ -46,7 +46,9 @@ class Answers:
         key = (protein, start, ref, alt)
         if key in self.changes:
             llr, method = self.changes[key]
-        elif len(ref) == len(alt) and all((protein, start + place) in self.profiles for place in range(len(ref))):
+        elif (
+            ref and len(ref) == len(alt) and all((protein, start + place) in self.profiles for place in range(len(ref)))
+        ):
             places = [
                 (*self.profiles[protein, start + n], INDEX_OF.get(a), INDEX_OF.get(b))
                 for n, (a, b) in enumerate(zip(ref, alt, strict=True))

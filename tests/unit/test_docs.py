@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from seqprior.columns import CONSEQUENCES, RANKED_LEAD, RANKED_TAIL, REASON_TEXT, SCORES, VARIANTS, Reason
+from seqprior.columns import CONSEQUENCES, PROTEIN_REASON_TEXT, RANKED_LEAD, RANKED_TAIL, REASON_TEXT, SCORES, VARIANTS
 from seqprior.errors import BAD_INPUT, OUT_OF_MEMORY
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -108,14 +108,12 @@ def test_tables_have_rows_as_wide_as_their_heading(path):
         assert len(widths) == 1, block[:200]
 
 
-def test_outputs_names_the_reasons_and_no_other():
-    assert table_cells(section(page("docs/outputs.md"), "Reasons")) == {str(reason) for reason in Reason}
-
-
-def test_outputs_gives_each_reason_its_text():
-    text = section(page("docs/outputs.md"), "Reasons").replace("`", "")
+@pytest.mark.parametrize(("heading", "texts"), [("Reasons", REASON_TEXT), ("Reasons of proteins", PROTEIN_REASON_TEXT)])
+def test_outputs_gives_each_reason_its_text(heading, texts):
+    text = section(page("docs/outputs.md"), heading).partition("\n###")[0].replace("`", "")
     rows = dict(re.findall(r"^\| (\w+) \| (.*) \|$", text, re.MULTILINE))
-    assert [reason for reason, meaning in REASON_TEXT.items() if not rows[reason].startswith(meaning)] == []
+    assert rows.keys() - {"reason"} == {str(reason) for reason in texts}
+    assert [reason for reason, meaning in texts.items() if not rows[reason].startswith(meaning)] == []
 
 
 @pytest.mark.parametrize(
@@ -146,6 +144,27 @@ def test_outputs_explains_every_column_of_the_ranked_table_between_lead_and_tail
     evidence = join_evidence(variants, consequences, {"{model}": scores})
     ranked = rank_alleles(evidence, {"{model}": calibration}, {"other": 1.0}, 1.0, 5.0)
     assert set(ranked.columns) - table_cells(section(page("docs/outputs.md"), "Ranked table")) == set()
+
+
+def test_outputs_explains_every_column_of_protein_evidence():
+    pd = pytest.importorskip("pandas")
+    from seqprior.columns import PROTEIN_CHANGES, PROTEIN_HAPLOTYPES, PROTEINS, RESIDUE_FEATURES
+    from seqprior.protein_evidence import Answers, protein_evidence
+
+    changes = pd.DataFrame([dict.fromkeys(PROTEIN_CHANGES, "") | {"variant_id": "v", "protein": "p", "start": 0}])
+    haplotypes = pd.DataFrame(
+        [dict.fromkeys(PROTEIN_HAPLOTYPES, "") | {"variant_ids": "v+w", "start": 0, "carriers": 1}]
+    )
+    features = pd.DataFrame([dict.fromkeys(RESIDUE_FEATURES, 0.0) | {"protein": "p", "residue": 0}])
+    structures = pd.DataFrame([{"protein": "p", "accession": "", "reason": ""}])
+    proteins = pd.DataFrame([dict.fromkeys(PROTEINS, "") | {"protein": "p"}])
+    models = {"{model}": Answers()}
+    table = protein_evidence(changes, haplotypes, proteins, models, models, features, structures)
+    assert set(table.columns) - {"variant_id"} == table_cells(section(page("docs/outputs.md"), "Proteins")) - {
+        name
+        for name in table_cells(section(page("docs/outputs.md"), "Proteins"))
+        if "/" in name or "saturation" in name
+    }
 
 
 def test_outputs_explains_every_info_field_of_the_ranked_vcf():
