@@ -30,6 +30,7 @@
       return Math.max(3, Math.ceil((sizes[Math.floor(0.95 * sizes.length)] ?? 0) / island.scale));
     };
     if (!models.length) section.append(element("p", { textContent: "No model scored this protein." }));
+    if (!models.length && !protein.sse) return;  // nothing to draw
     const choice = element("select"), measure = element("select");
     models.forEach(({ model, kind, methods }, i) => choice.append(new Option(`${model} (${[kind, ...methods].join(", ").replaceAll("_", " ")})`, i)));
     measure.append(new Option("z", "z"), new Option("LLR", "llr"));
@@ -106,7 +107,6 @@
     if (models.length) section.append(controls);
     section.append(keys, map);
     draw();
-    return draw;
   };
   document.querySelectorAll("section.saturation").forEach((section, i) => build(section, island.proteins[i]));
   // Paper has no screen to come near to.
