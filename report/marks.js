@@ -185,6 +185,6 @@ const seqprior = (() => {
   const foldKey = () => element("p", { className: "key" }, element("span", { textContent: "structure" }),
     sample(22, svg("rect", { class: "helix", y: 1, width: 22, height: 9, rx: 4 }), "helix"),
     sample(22, svg("path", { class: "strand", d: "M0 3H12V0L22 5.5L12 11V8H0Z" }), "strand"),
-    sample(22, svg("path", { class: "coil", d: "M0 5.5h22" }), "neither"));
+    sample(22, svg("path", { class: "coil", d: "M0 5.5h22" }), "neither"), element("span", { textContent: "exposure: bars, share of the surface that water reaches" }));
   return { DASH, grouped, count, figure, element, svg, save, ORDER, FOLDS, residueMap, swatches, confidenceKey, foldKey };
 })();

@@ -29,7 +29,9 @@
   const residue = (row) => {
     const cut = (text) => (text.length <= LONG_RESIDUES ? text : `${text.slice(0, LONG_RESIDUES)}…`);
     const number = value("residue", row), ref = cut(value("residue_ref", row));
-    return number === null ? DASH : `${ref}${number}${ref ? "" : "ins"}${cut(value("residue_alt", row)) || "del"}`;
+    const effect = columns.has("protein_effect") ? value("protein_effect", row) : "";
+    const missing = effect.includes("frameshift") ? "fs" : "del";
+    return number === null ? DASH : `${ref}${number}${ref ? "" : "ins"}${cut(value("residue_alt", row)) || missing}`;
   };
   const written = (key, row) => {
     const kind = columns.get(key).kind, x = value(key, row);

@@ -124,7 +124,7 @@ rule score_proteins:
 rule gather_protein_evidence:
     input:
         cli=script("gather_protein_evidence.py"),
-        lib=library("errors", "files", "columns", "residues", "profiles", "protein_evidence"),
+        lib=library("errors", "files", "columns", "residues", "profiles", "missense", "protein_evidence"),
         changes=rules.list_protein_changes.output.changes,
         haplotypes=rules.list_protein_changes.output.haplotypes,
         proteins=rules.list_protein_changes.output.proteins,
@@ -143,6 +143,12 @@ rule gather_protein_evidence:
         structure_profiles=expand(rules.score_structures.output.profiles, proteins=PROTEINS, model=STRUCTURE_MODELS),
         residues=expand(rules.describe_structures.output.residues, proteins=PROTEINS) if STRUCTURES else [],
         structures=expand(rules.describe_structures.output.structures, proteins=PROTEINS) if STRUCTURES else [],
+        # fitted with what the model says of the backbone alone
+        missense=(
+            workflow.source_path("../resources/models/missense-structure/coefficients.json")
+            if "proteinmpnn" in STRUCTURE_MODELS and not config["protein"]["conditional"]
+            else []
+        ),
     output:
         evidence=f"{PROTEINS}/evidence.parquet",
     log:
@@ -160,4 +166,4 @@ rule gather_protein_evidence:
         " --proteins {input.proteins:q} --protein-models {params.protein_models:q} --profiles {input.profiles:q}"
         " --change-scores {input.change_scores:q} --structure-models {params.structure_models:q}"
         " --structure-profiles {input.structure_profiles:q} --residues {input.residues:q}"
-        " --structures {input.structures:q} --output {output.evidence:q} 2>&1 | tee {log:q} >&2"
+        " --structures {input.structures:q} --missense {input.missense:q} --output {output.evidence:q} 2>&1 | tee {log:q} >&2"

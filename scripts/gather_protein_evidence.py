@@ -22,12 +22,16 @@ def main() -> None:
     parser.add_argument("--structure-profiles", type=Path, nargs="*", default=[], help="of each structure model")
     parser.add_argument("--residues", type=Path, nargs="?", help="features of residues; none without structures")
     parser.add_argument("--structures", type=Path, nargs="?", help="structure of each protein")
+    parser.add_argument(
+        "--missense", type=Path, nargs="?", help="coefficients of the missense score; none leaves it out"
+    )
     parser.add_argument("--output", type=Path, required=True, help="protein evidence, as Parquet")
     args = parser.parse_args()
 
     import pandas as pd
 
     from seqprior.files import written_whole
+    from seqprior.missense import read_model
     from seqprior.protein_evidence import protein_evidence, read_answers, residues_asked
 
     changes, haplotypes = pd.read_parquet(args.changes), pd.read_parquet(args.haplotypes)
@@ -45,7 +49,10 @@ def main() -> None:
     }
     features = pd.read_parquet(args.residues) if args.residues else None
     structures = pd.read_parquet(args.structures) if args.structures else None
-    evidence = protein_evidence(changes, haplotypes, proteins, protein_answers, structure_answers, features, structures)
+    missense = read_model(args.missense) if args.missense else None
+    evidence = protein_evidence(
+        changes, haplotypes, proteins, protein_answers, structure_answers, features, structures, missense
+    )
     with written_whole(args.output) as partial:
         evidence.to_parquet(partial, index=False)
 

@@ -487,8 +487,9 @@ def _of_protein(protein: Mapping[str, str], rows: Sequence[Mapping[str, str]]) -
             return True
     if rows:
         logging.warning(
-            "%s: structure of another protein than %s: %.0f %% of the aligned residues agree; it is not used",
-            *(rows[-1]["path"], protein["genes"], 100 * found.identity),
+            "%s: structure of another protein than %s: %.0f %% of the aligned residues and %.0f %% of the shorter "
+            "sequence agree; it is not used",
+            *(rows[-1]["path"], protein["genes"], 100 * found.identity, 100 * found.share),
         )
     return False
 

@@ -169,7 +169,7 @@ def called(line: str) -> Iterator[tuple[int, tuple[str, ...], str]]:
         return
     at = keys.index("PS") if "PS" in keys else 0
     for sample, text in enumerate(columns[9:]):
-        if text[:3] in ("0|0", "0/0", "./.", ".|."):
+        if text[:3] in ("0|0", "0/0", "./.", ".|.") and text[3:4] in ("", ":"):
             continue
         values = text.split(":")
         alleles, phased = parse_genotype(values[0])

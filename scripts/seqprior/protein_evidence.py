@@ -17,9 +17,11 @@ import numpy as np
 import pandas as pd
 
 from seqprior.columns import RESIDUE_FEATURES, ProteinReason, Status
+from seqprior.missense import SITE_FEATURES, MissenseModel, substitution_features
 from seqprior.profiles import read_profiles
 from seqprior.residues import HYDROPHOBICITY, INDEX_OF, blosum62
 
+FITTED_WITH = "proteinmpnn"  # the structure model whose profiles the missense score was fitted with
 FEATURES = RESIDUE_FEATURES[RESIDUE_FEATURES.index("plddt") :]
 
 
@@ -90,7 +92,7 @@ def read_answers(
         answers.spreads[protein] = profile.spread()
         logp = profile.logp.astype(float)
         for residue in places.get(protein, ()):
-            if method := profile.method(residue):
+            if residue < len(logp) and (method := profile.method(residue)):
                 answers.profiles[protein, residue] = (logp[residue], method)
     for path in changes:
         for row in pd.read_parquet(path).itertuples(index=False):
@@ -123,13 +125,15 @@ def protein_evidence(
     structure_answers: Mapping[str, Answers],
     features: pd.DataFrame | None,
     structures: pd.DataFrame | None,
+    missense: MissenseModel | None = None,
 ) -> pd.DataFrame:
     """One row per row of `changes`, which is one allele.
 
     Args:
         changes: `columns.PROTEIN_CHANGES`. haplotypes: `columns.PROTEIN_HAPLOTYPES`. proteins: `columns.PROTEINS`.
         protein_answers, structure_answers: by model. features: `columns.RESIDUE_FEATURES`. structures: one row a
-        protein with `accession`, `status` and `reason`.
+        protein with `accession`, `status` and `reason`. missense: the model that gives `missense_score`, from features
+        and the profiles of the structure model `FITTED_WITH`.
 
     Returns:
         variant_id, what changes, each model's `protein_llr`, `protein_z` and so on as `name.model`, the structure's
@@ -176,6 +180,8 @@ def protein_evidence(
             evaluated |= frame[f"{kind}_llr.{model}"].notna().to_numpy()
     if features is not None:
         frame = _with_features(frame, features, missing, asked)
+        if missense is not None and FITTED_WITH in structure_answers:
+            frame["missense_score"] = missense_scores(frame, structure_answers[FITTED_WITH], missense)
     frame = _with_haplotypes(frame, haplotypes, protein_answers)
     refused = str(ProteinReason.NOT_EVALUABLE_BY_MODEL)
     if not protein_answers and not structure_answers:
@@ -200,24 +206,43 @@ def _with_features(frame: pd.DataFrame, features: pd.DataFrame, missing: Mapping
     return joined
 
 
+def missense_scores(frame: pd.DataFrame, answers: Answers, model: MissenseModel) -> np.ndarray:
+    """`missense.MissenseModel`'s score of each row that puts one residue in the place of another, float64; NaN else."""
+    scores = np.full(len(frame), np.nan)
+    rows, profiles = [], []
+    for row, key in enumerate(zip(frame["protein"], frame["residue"], strict=True)):
+        if frame["blosum62"].iat[row] == frame["blosum62"].iat[row]:  # one of the 20 for one of the 20
+            found = answers.profiles.get((key[0], int(key[1]) - 1))
+            if found is not None:
+                rows.append(row)
+                profiles.append(found[0])
+    if rows:
+        own = frame.iloc[rows]
+        ref, alt = (own[name].map(INDEX_OF).to_numpy(int) for name in ("residue_ref", "residue_alt"))
+        sites = {name: own[name].to_numpy() for name in SITE_FEATURES}
+        scores[rows] = model.score(substitution_features(np.stack(profiles), ref, alt, sites))
+    return scores
+
+
 def _with_haplotypes(frame: pd.DataFrame, haplotypes: pd.DataFrame, answers_by_model: Mapping[str, Answers]):
-    """The joint change of alleles of one codon on one chromosome, on the row of each of these alleles.
+    """The joint change of alleles of one codon on one chromosome, on these alleles' rows of the same transcript.
 
     An allele in several such haplotypes shows the one with most carriers.
     """
-    shown: dict[str, tuple] = {}
+    shown: dict[tuple[str, str], tuple] = {}
     ordered = haplotypes.sort_values("carriers", ascending=False, kind="stable")
     for row in ordered.itertuples(index=False):
         members = row.variant_ids.split("+")
         llrs = [answers.llr(row.protein, int(row.start), row.ref, row.alt)[0] for answers in answers_by_model.values()]
         for member in members:
             others = "+".join(other for other in members if other != member)
-            shown.setdefault(member, (row.hgvs_p, others, int(row.carriers), *llrs))
+            shown.setdefault((member, row.transcript), (row.hgvs_p, others, int(row.carriers), *llrs))
     names = ["haplotype_hgvs_p", "haplotype_with", "haplotype_carriers"]
     if not shown:
         return frame
     names += [f"haplotype_llr.{model}" for model in answers_by_model]
-    table = pd.DataFrame.from_dict(shown, orient="index", columns=names)
-    joined = frame.merge(table, left_on="variant_id", right_index=True, how="left", validate="many_to_one")
+    keys = ["variant_id", "protein_transcript"]
+    table = pd.DataFrame([(*key, *values) for key, values in shown.items()], columns=[*keys, *names])
+    joined = frame.merge(table, on=keys, how="left", validate="many_to_one")
     joined["haplotype_carriers"] = joined["haplotype_carriers"].astype("Int64")
     return joined.fillna({"haplotype_hgvs_p": "", "haplotype_with": ""})

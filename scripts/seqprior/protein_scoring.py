@@ -269,21 +269,20 @@ def _any_plans(proteins: Sequence[Protein], scheme: MaskedResidues) -> list[Plan
 def profile_rows(
     scheme: MaskedResidues, group: ProteinGroup, answers: Mapping[Request, np.ndarray]
 ) -> Iterator[list[pa.Array]]:
-    """The columns of `columns.PROFILES`: of wild-type marginals, and of masked ones where there are any."""
-    for method in (scheme.wild_type_method, scheme.masked_method):
-        names, places, methods, logs = [], [], [], []
-        for protein in group.proteins:
-            if method == scheme.wild_type_method:
-                own, found = np.arange(len(protein.sequence)), profile_of(scheme, protein.sequence, answers)
-            else:
-                own = np.array(protein.masked, np.int64)
-                found = np.array([answers[scheme.residue(protein.sequence, place)][0] for place in protein.masked])
+    """The columns of `columns.PROFILES`: each protein's wild-type marginals, then its masked ones if there are any."""
+    names, places, methods, logs = [], [], [], []
+    for protein in group.proteins:
+        masked = [answers[scheme.residue(protein.sequence, place)][0] for place in protein.masked]
+        for method, own, found in (
+            (scheme.wild_type_method, np.arange(len(protein.sequence)), profile_of(scheme, protein.sequence, answers)),
+            (scheme.masked_method, np.array(protein.masked, np.int64), np.array(masked)),
+        ):
             names += [protein.name] * len(own)
             methods += [scheme.named(method, len(protein.sequence))] * len(own)
             places.append(own)
             logs.append(found.reshape(-1))
-        if names:
-            yield _columns(names, np.concatenate(places), methods, np.concatenate(logs))
+    if names:
+        yield _columns(names, np.concatenate(places), methods, np.concatenate(logs))
 
 
 def _columns(names: list[str], places: np.ndarray, methods: list[str], logs: np.ndarray) -> list[pa.Array]:

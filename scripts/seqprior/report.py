@@ -111,6 +111,11 @@ PROTEIN_COLUMN_TEXT = {
         "number",
         "uncertainty of the structure model about the residue, in nats",
     ),
+    "missense_score": (
+        "Missense score",
+        "number",
+        "ProteinMPNN, the structure and the chemistry of the change in one number; lower does more harm",
+    ),
     "structure_method": ("Structure method", "text", "how the structure model was asked"),
     "structure_reason": ("No structure since", "text", "why the residue has no structure features"),
     "blosum62": ("BLOSUM62", "number", "how often related proteins exchange the two residues; below 0 is rare"),
@@ -331,7 +336,7 @@ def account_proteins(ranked: pandas.DataFrame) -> dict[str, Any] | None:
     Returns:
         coding: unique alleles in coding sequences, of `unique`. rows: these by status and reason, with `input` and
         `unique` counts; their sums are in `sums`. structure: whether structures were asked for, and if so, how many
-        alleles have their features and why the others that change residues do not, as `structure_rows`.
+        alleles have their features and why others that a model could score do not, as `structure_rows`.
     """
     if "protein_status" not in ranked:
         return None
@@ -582,8 +587,8 @@ def with_best(ranked: pandas.DataFrame) -> pandas.DataFrame:
     return table
 
 
-def residue_label(residue: object, ref: object, alt: object) -> str:
-    """`R175H`; of several residues the first letters; an en dash for none."""
+def residue_label(residue: object, ref: object, alt: object, effect: object = "") -> str:
+    """`R175H`, `R175del`, `R175fs`; of several residues the first letters; an en dash for none."""
 
     def short(letters: object) -> str:
         text = "" if is_missing(letters) else str(letters)
@@ -591,7 +596,8 @@ def residue_label(residue: object, ref: object, alt: object) -> str:
 
     if is_missing(residue):
         return DASH
-    return f"{short(ref)}{int(residue)}{'' if short(ref) else 'ins'}{short(alt) or 'del'}"
+    missing = "fs" if "frameshift" in str(effect) else "del"
+    return f"{short(ref)}{int(residue)}{'' if short(ref) else 'ins'}{short(alt) or missing}"
 
 
 def packed(values: pandas.Series, kind: str) -> dict[str, Any]:
@@ -620,7 +626,7 @@ def shown_cells(row: Mapping[str, Any], facts: Sequence[Mapping[str, Any]]) -> l
         if kind in ("number", "count"):
             text = figure(value) if kind == "number" else count(value)
         elif kind == "residue":
-            text = residue_label(value, row.get("residue_ref"), row.get("residue_alt"))
+            text = residue_label(value, *(row.get(k) for k in ("residue_ref", "residue_alt", "protein_effect")))
         else:
             text = term(value) if kind == "term" else str(value) if not is_missing(value) and str(value) else DASH
         if key == "score" and not is_missing(row.get("score_low")) and not is_missing(row.get("score_high")):

@@ -149,7 +149,8 @@ def test_outputs_explains_every_column_of_the_ranked_table_between_lead_and_tail
 def test_outputs_explains_every_column_of_protein_evidence():
     pd = pytest.importorskip("pandas")
     from seqprior.columns import PROTEIN_CHANGES, PROTEIN_HAPLOTYPES, PROTEINS, RESIDUE_FEATURES
-    from seqprior.protein_evidence import Answers, protein_evidence
+    from seqprior.missense import MissenseModel
+    from seqprior.protein_evidence import FITTED_WITH, Answers, protein_evidence
 
     changes = pd.DataFrame([dict.fromkeys(PROTEIN_CHANGES, "") | {"variant_id": "v", "protein": "p", "start": 0}])
     haplotypes = pd.DataFrame(
@@ -159,8 +160,13 @@ def test_outputs_explains_every_column_of_protein_evidence():
     structures = pd.DataFrame([{"protein": "p", "accession": "", "reason": ""}])
     proteins = pd.DataFrame([dict.fromkeys(PROTEINS, "") | {"protein": "p"}])
     models = {"{model}": Answers()}
-    table = protein_evidence(changes, haplotypes, proteins, models, models, features, structures)
-    assert set(table.columns) - {"variant_id"} == table_cells(section(page("docs/outputs.md"), "Proteins")) - {
+    asked = models | {FITTED_WITH: Answers()}
+    table = protein_evidence(
+        changes, haplotypes, proteins, models, asked, features, structures, MissenseModel((), *[[]] * 3)
+    )
+    assert {name for name in table.columns if FITTED_WITH not in name} - {"variant_id"} == table_cells(
+        section(page("docs/outputs.md"), "Proteins")
+    ) - {
         name
         for name in table_cells(section(page("docs/outputs.md"), "Proteins"))
         if "/" in name or "saturation" in name

@@ -875,3 +875,94 @@ def test_a_fetch_anew_gives_the_same_manifest(project, tiny):
     first = (project.fetch("tiny") / "manifest.json").read_bytes()
     time.sleep(1.1)
     assert (project.fetch("tiny") / "manifest.json").read_bytes() == first
+
+
+SETTINGS = {"num_edges": 48, "noise_level": 0.2}
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """An installed package `weighty`, version 1.2, whose import would fail; writes its file of weights."""
+    site = tmp_path / "site"
+    (site / "weighty" / "data").mkdir(parents=True)
+    (site / "weighty" / "__init__.py").write_text("raise RuntimeError('imported')\n")
+    (site / "weighty-1.2.dist-info").mkdir()
+    (site / "weighty-1.2.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: weighty\nVersion: 1.2\n")
+    monkeypatch.syspath_prepend(str(site))
+
+    def write(content: object) -> bytes:
+        data = pickled(content, tmp_path)
+        (site / "weighty" / "data" / "w.pt").write_bytes(data)
+        return data
+
+    return write
+
+
+def packaged(**changes) -> ModelFacts:
+    return facts(None, package="weighty/data/w.pt", **changes)
+
+
+def test_a_packages_weights_are_converted_without_importing_it(tmp_path, package):
+    data = package({"model_state_dict": TENSORS, **SETTINGS})
+    lock, folder = tmp_path / "models.lock", tmp_path / "out"
+    digest = fetch(packaged(digest=sha(data)), lock, folder)
+    assert "weighty" not in sys.modules
+    assert same_tensors(folder / "model.safetensors", TENSORS)
+    assert json.loads((folder / "config.json").read_text()) == SETTINGS
+    entry = read_lock(lock)["tiny"]
+    assert (entry.source, entry.revision, entry.files) == ("package:weighty/data/w.pt", "1.2", {"w.pt": sha(data)})
+    assert read_manifest(folder).revision == "1.2"
+    assert verify(folder, lock) == digest == fetch(packaged(digest=sha(data)), lock, folder)
+    change(folder / "config.json")
+    with pytest.raises(BadInput, match=r"config.json: SHA-256"):
+        verify(folder, lock)
+
+
+def test_a_packages_weights_must_be_those_of_registry_and_lock(tmp_path, package):
+    data = package({"model_state_dict": TENSORS, **SETTINGS})
+    lock, folder = tmp_path / "models.lock", tmp_path / "out"
+    with pytest.raises(BadInput, match=r"w.pt: SHA-256 is .*, the registry says 00"):
+        fetch(packaged(digest="0" * 64), lock, folder)
+    assert not lock.exists() and not folder.exists()
+    fetch(packaged(digest=sha(data)), lock, folder)
+    package({"model_state_dict": TENSORS, **SETTINGS, "num_edges": 32})
+    with pytest.raises(BadInput, match=r"w.pt of tiny has SHA-256"):
+        fetch(packaged(), lock, folder)
+    with pytest.raises(BadInput, match="is locked to package:weighty/data/w.pt"):
+        fetch(facts(None, package="weighty/data/other.pt"), lock, folder)
+
+
+def test_the_same_weights_in_a_later_version_of_a_package_are_the_locked_ones(tmp_path, package):
+    package({"model_state_dict": TENSORS, **SETTINGS})
+    lock, folder = tmp_path / "models.lock", tmp_path / "out"
+    digest = fetch(packaged(), lock, folder)
+    (tmp_path / "site" / "weighty-1.2.dist-info" / "METADATA").write_text("Name: weighty\nVersion: 1.3\n")
+    assert fetch(packaged(), lock, folder) == digest == verify(folder, lock)
+    assert (read_lock(lock)["tiny"].revision, read_manifest(folder).revision) == ("1.2", "1.3")
+
+
+@pytest.mark.parametrize(
+    ("place", "sentence"),
+    [("absent_package/w.pt", "the Python package absent_package is not installed"), ("weighty/x.pt", "no such file")],
+)
+def test_a_package_without_the_weights_is_refused(tmp_path, package, place, sentence):
+    package({"model_state_dict": TENSORS})
+    with pytest.raises(BadInput, match=sentence):
+        fetch(facts(None, package=place), tmp_path / "models.lock", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "content", [TENSORS, [1], {"model_state_dict": TENSORS, "more": [1]}, {"model_state_dict": {"a": 1}}]
+)
+def test_a_packages_file_of_another_kind_is_refused(tmp_path, package, content):
+    package(content)
+    with pytest.raises(BadInput, match="w.pt: "):
+        fetch(packaged(), tmp_path / "models.lock", tmp_path / "out")
+    assert not (tmp_path / "models.lock").exists() and not (tmp_path / "out").exists()
+
+
+def test_a_packages_file_that_holds_code_is_refused_and_not_run(tmp_path, package):
+    package({"model_state_dict": {"a": Hostile(tmp_path / "mark")}})
+    with pytest.raises(BadInput, match="cannot be read as tensors alone"):
+        fetch(packaged(), tmp_path / "models.lock", tmp_path / "out")
+    assert not (tmp_path / "mark").exists()

@@ -897,6 +897,7 @@ def test_haplotypes_are_those_of_each_chromosome_one_by_one(project, form):
         (".|1", "0|1", 1),
         ("0|0", "1|1", 0),
         ("0|1|1", "0|1|1", 2),
+        ("0|0|1", "0|0|1", 1),
     ],
 )
 def test_chromosomes_that_carry_both(project, first, second, carriers):

@@ -19,6 +19,7 @@ from seqprior.columns import (
     PROTEINS,
     RESIDUE_FEATURES,
 )
+from seqprior.missense import MissenseModel
 from seqprior.protein_evidence import protein_evidence, read_answers, residues_asked, substitution_facts
 from seqprior.residues import AMINO_ACIDS, INDEX_OF, protein_id
 
@@ -225,6 +226,7 @@ def test_alleles_of_one_haplotype_show_their_joint_change(answered):
     haplotypes = pd.DataFrame(
         [
             ("a+b", "t", PROTEIN, "missense_variant", 3, "A", "F", "p.Ala4Phe", 3),
+            ("a+c", "other", SECOND, "missense_variant", 0, "M", "G", "p.Met1Gly", 9),
             ("a+x", "t", PROTEIN, "missense_variant", 3, "A", "G", "p.Ala4Gly", 1),
         ],
         columns=list(PROTEIN_HAPLOTYPES),
@@ -234,6 +236,24 @@ def test_alleles_of_one_haplotype_show_their_joint_change(answered):
     assert frame["haplotype_with"].tolist() == ["b", "a", ""]
     assert frame["haplotype_carriers"].tolist()[:2] == [3, 3]
     assert frame["haplotype_llr.esm"][0] == answered[0].llr(PROTEIN, 3, "A", "F")[0]
+
+
+def test_the_missense_score_is_that_of_its_model_for_one_residue_in_the_place_of_another(answered):
+    names = ("plddt", "relative_solvent_accessibility", "secondary_structure", "contact_number", "half_sphere_up")
+    values = (90.0, 0.2, "H", 14.0, 3.0)
+    blank = dict.fromkeys(RESIDUE_FEATURES, 0.0) | dict(zip(names, values, strict=True))
+    features = pd.DataFrame([blank | {"protein": PROTEIN, "residue": residue} for residue in (3, 6)])
+    structures = pd.DataFrame([(PROTEIN, "", "")], columns=["protein", "accession", "reason"])
+    changes = table([change("a", 3, "A", "V"), change("b", 6, "AK", "A"), change("c", 3, "A", "A", "same_protein")])
+    model = MissenseModel(
+        ("llr", "to_proline", "plddt"), *(np.array(v) for v in ((0, 0, 80.0), (1, 1, 2.0), (3, 1, -1.0)))
+    )
+    frame = protein_evidence(
+        changes, NO_HAPLOTYPES, ALL_PROTEINS, {}, {"proteinmpnn": answered[0]}, features, structures, model
+    )
+    llr = answered[0].llr(PROTEIN, 3, "A", "V")[0]
+    assert frame["missense_score"].tolist()[0] == pytest.approx(3 * llr - (90 - 80) / 2)
+    assert frame["missense_score"].isna().tolist() == [False, True, True]
 
 
 @pytest.mark.parametrize(("ref", "alt", "expected"), [("W", "W", (11, 0)), ("D", "E", (2, 0)), ("I", "R", (-3, -9.0))])

@@ -645,6 +645,11 @@ def test_residues_have_short_labels(ref, alt, label):
     assert report.residue_label(175, ref, alt) == label and report.residue_label(pd.NA, ref, alt) == "–"
 
 
+def test_a_frameshift_is_no_deletion():
+    assert report.residue_label(130, "V", "", "frameshift_variant") == "V130fs"
+    assert report.residue_label(130, "V", "", "inframe_deletion") == "V130del"
+
+
 def test_every_column_of_proteins_has_a_label_and_a_meaning(protein_html, proteins):
     facts = {fact["key"]: fact for fact in island(parsed(protein_html))["columns"]}
     for key in proteins.ranked:

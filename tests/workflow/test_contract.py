@@ -148,6 +148,7 @@ def test_run_json_has_the_digests_of_the_files(completed, run):
     assert run["models"][0]["licence"] == "MIT"
     assert run["config"]["reference"] == completed.config["reference"] | {
         "aliases": {},
+        "genetic_codes": {},
         "max_mismatch_share": 0.1,
         "sha256": "",
     }

@@ -52,6 +52,8 @@ def ran(untouched, tmp_path_factory) -> Project:
         FOLD: fold | {"path": f"models/{FOLD}"},
     }
     (project.folder / "registry.yaml").write_text(yaml.safe_dump({"models": registry}))
+    card = "resources/models/missense-structure"
+    shutil.copytree(REPOSITORY / card, project.folder / card)
     write(project.folder / "structures" / f"{WITH_STRUCTURE}.cif.gz", globule(translated(genome, "chr1", 0)))
     header = (project.folder / "data" / "samples.vcf").read_text().split("\tFORMAT")[0]
     rows = "\n".join(phased_rows(genome))
@@ -125,6 +127,7 @@ def test_the_structures_come_from_the_folder_and_from_folding(ran):
     scored = (table["protein_status"] == "scored") & substituted(table)
     assert table.loc[scored, ["plddt", "contact_number", "relative_solvent_accessibility"]].notna().all(axis=None)
     assert table.loc[scored, f"structure_z.{MPNN}"].notna().all()
+    assert table["missense_score"].notna().tolist() == scored.tolist()
     assert table.loc[scored & (table["protein"] == own), "uniprot"].eq("P12345").all()
 
 
