@@ -87,7 +87,7 @@ class Folders:
         """Look through a folder and all below it.
 
         Raises:
-            BadInput: it is none, has no structure, or a file's name has a tab or line end.
+            BadInput: it is none, has no structure, cannot be read, or a file's name cannot stand in a table.
         """
         if not folder.is_dir():
             raise BadInput(f"{folder}: no such folder of structures; check protein.structures.folders in the config")
@@ -95,8 +95,8 @@ class Folders:
         for path in _files(folder):
             found = _classified(path, self.version)
             if found:
-                if any(sign in str(path) for sign in "\t\n\r"):
-                    raise BadInput(f"{str(path)!r}: a tab or line end in the name of a file; rename it")
+                if any(sign in "\t\n\r" or "\ud800" <= sign <= "\udfff" for sign in str(path)):
+                    raise BadInput(f"{str(path)!r}: a tab, line end or no UTF-8 in the name of a file; rename it")
                 groups.setdefault(found.group, []).append(found)
         if not groups:
             raise BadInput(
@@ -134,14 +134,20 @@ class Folders:
 def _files(folder: Path) -> Iterator[Path]:
     """Files below a folder in order of their names; links to folders are followed, each folder is entered once."""
     entered: set[str] = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=_refuse):
         real = os.path.realpath(place)
         if real in entered:
             folders.clear()
             continue
         entered.add(real)
         folders.sort()
-        yield from (Path(place) / name for name in sorted(names) if SUFFIX.search(name))
+        paths = (Path(place) / name for name in sorted(names) if SUFFIX.search(name))
+        yield from (path for path in paths if path.is_file())  # no pipe, and no link to what is gone
+
+
+def _refuse(error: OSError) -> None:
+    """A folder that cannot be read might hold the structure that is looked for."""
+    raise BadInput(f"{error.filename}: cannot be read ({error.strerror}); mend its permissions or remove it") from error
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -288,10 +294,13 @@ class Database:
             return None
         with full_disk_named(self.cache), _alone(self.cache):
             if not _checked(path, record):  # unless another run was faster
-                with written_whole(path) as partial:
-                    partial.write_bytes(content)
-                with written_whole(record) as partial:
-                    partial.write_text(f"{sha256(path)}  {name}\n", encoding="ascii")
+                try:
+                    with written_whole(path) as partial:
+                        partial.write_bytes(content)
+                    with written_whole(record) as partial:
+                        partial.write_text(f"{sha256(path)}  {name}\n", encoding="ascii")
+                except OSError as error:
+                    raise _not_writable(self.cache, error) from error
         return path
 
     def _answer(self, url: str, is_complete) -> bytes | None:
@@ -311,7 +320,7 @@ class Database:
                     if answer.status_code == 404:
                         return None
                     content = answer.content
-            except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
+            except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, ValueError) as error:
                 problem = error
                 break
             except requests.RequestException as error:  # no answer, or one that was cut
@@ -358,6 +367,10 @@ def _checked(path: Path, record: Path) -> bool:
     return True
 
 
+def _not_writable(cache: Path, error: OSError) -> BadInput:
+    return BadInput(f"{cache}: cannot be written to ({error}); name another protein.structures.cache")
+
+
 @contextmanager
 def _alone(cache: Path) -> Iterator[None]:
     """Let one process at a time add a file to the cache, so that a file and its record are of one fetch."""
@@ -365,7 +378,7 @@ def _alone(cache: Path) -> Iterator[None]:
         cache.mkdir(parents=True, exist_ok=True)
         guard = (cache / ".guard").open("w")
     except OSError as error:
-        raise BadInput(f"{cache}: cannot be written to ({error}); name another protein.structures.cache") from error
+        raise _not_writable(cache, error) from error
     with guard:
         try:
             fcntl.flock(guard, fcntl.LOCK_EX)

@@ -89,8 +89,8 @@ def intact_gzip(path: Path) -> Iterator[None]:
 def open_text(path: Path) -> Iterator[Iterator[str]]:
     """A plain or gzip text file for reading, whatever its name. A truncated or corrupt gzip is `BadInput`.
 
-    Bytes that are not UTF-8 become U+FFFD: Arrow tables and JSON cannot hold them.
+    Bytes that are not UTF-8 become U+FFFD: Arrow tables and JSON cannot hold them. A byte order mark is left out.
     """
     opener = gzip.open if is_gzip(path) else open
-    with intact_gzip(path), opener(path, "rt", encoding="utf-8", errors="replace", newline="\n") as handle:
+    with intact_gzip(path), opener(path, "rt", encoding="utf-8-sig", errors="replace", newline="\n") as handle:
         yield handle

@@ -139,7 +139,7 @@ def protein_evidence(
         variant_id, what changes, each model's `protein_llr`, `protein_z` and so on as `name.model`, the structure's
         features, `protein_status` and `protein_reason`. Residues are 1-based.
     """
-    accession = dict(zip(proteins["protein"], proteins["accessions"].str.partition(",")[0], strict=True))
+    accession = {p: a.partition(",")[0] for p, a in zip(proteins["protein"], proteins["accessions"], strict=True)}
     missing: dict[str, str] = {}
     if structures is not None:
         accession |= {p: a for p, a in zip(structures["protein"], structures["accession"], strict=True) if a}

@@ -340,7 +340,7 @@ def account_proteins(ranked: pandas.DataFrame) -> dict[str, Any] | None:
     """
     if "protein_status" not in ranked:
         return None
-    coding = ranked[ranked["protein_status"].map(lambda value: not is_missing(value) and value != "")]
+    coding = ranked[ranked["protein_status"].map(lambda value: not is_missing(value) and value != "").astype(bool)]
 
     def counted_by(reasons: pandas.Series, rows: pandas.DataFrame, yes: str) -> list[dict[str, Any]]:
         groups = rows.assign(reason_=reasons.fillna("")).groupby("reason_")["input_count"]

@@ -5,7 +5,6 @@ Distances are in Å between centres of atoms. Only the chain itself counts, not 
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import re
@@ -230,10 +229,15 @@ def read_pae(path: Path, structure: Structure) -> np.ndarray:
     Raises:
         BadInput: the file is damaged, of another kind, or of another number of residues.
     """
+    if not path.is_file():
+        raise BadInput(
+            f"{path}: the predicted aligned error is gone since its structure was found; delete structures.tsv and run"
+            " again"
+        )
     with open_text(path) as handle:
         try:
             content = json.load(handle)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise BadInput(
                 f"{path}: no complete JSON ({error}); copy or fetch the predicted aligned error again"
             ) from error
@@ -241,7 +245,7 @@ def read_pae(path: Path, structure: Structure) -> np.ndarray:
     try:
         matrix = _matrix(content)
         matrix = _own_part(matrix, content, structure)
-    except (TypeError, ValueError, LookupError, AttributeError) as error:
+    except (TypeError, ValueError, LookupError, AttributeError, MemoryError) as error:
         raise BadInput(
             f"{path}: no predicted aligned error of AlphaFold or ColabFold ({type(error).__name__}: {error}); remove"
             " or restore the file"
@@ -290,7 +294,7 @@ def read_sites(path: Path) -> dict[str, list[tuple[int, int]]]:
     """
     sites: dict[str, list[tuple[int, int]]] = {}
     with open_text(path) as handle:
-        rows = csv.reader(handle, delimiter="\t", quoting=csv.QUOTE_NONE)
+        rows = (line.rstrip("\r\n").split("\t") for line in handle)
         header = next(rows, [])
         if [name.strip() for name in header[:3]] != ["name", "residue", "site"]:
             raise BadInput(
@@ -298,10 +302,10 @@ def read_sites(path: Path) -> dict[str, list[tuple[int, int]]]:
                 " header"
             )
         for line, row in enumerate(rows, start=2):
-            if not row or row[0].startswith("#"):
+            if row == [""] or row[0].startswith("#"):
                 continue
             name, number = (row[0].strip(), row[1].strip()) if len(row) >= 3 else ("", "")
-            if not name or not number.isascii() or not number.isdigit() or int(number) < 1:
+            if not name or not re.fullmatch("0*[1-9][0-9]{0,8}", number):
                 raise BadInput(
                     f"{path}, line {line}: found {' '.join(row)!r}, expected a name, a residue from 1 on and a site,"
                     " separated by tabs; correct the line"

@@ -174,6 +174,8 @@ def _content(path: Path) -> str:
         data = gzip.decompress(path.read_bytes()) if is_gzip(path) else path.read_bytes()
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise BadInput(f"{path}: the gzip data end early or are damaged ({error}); copy the file again") from error
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror}); mend its permissions or remove it") from error
     return data.decode("utf-8", errors="replace")
 
 

@@ -173,6 +173,8 @@ def test_nothing_partial_stays_and_every_job_has_a_log(completed):
         "draw_background",
         "normalise_variants",
         "annotate_consequences",
+        "list_protein_changes",
+        "gather_protein_evidence",
         "extract_windows",
         "score_variants",
         "calibrate_scores",
