@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -156,6 +157,35 @@ def test_links_that_lead_back_are_entered_once(tmp_path):
     filled(tmp_path / "a", "P04637.pdb")
     (tmp_path / "a" / "again").symlink_to(tmp_path / "a")
     assert names_found(tmp_path, ["P04637"]) == {"a/P04637.pdb"}
+
+
+def test_what_is_no_file_is_no_structure(tmp_path):
+    folder = filled(tmp_path / "f", "gene1.pdb")
+    (folder / "gene2.pdb").symlink_to(tmp_path / "gone.pdb")
+    os.mkfifo(folder / "gene3.cif")
+    assert names_found(folder, names=["gene1", "gene2", "gene3"]) == {"gene1.pdb"}
+
+
+def test_a_name_that_no_table_can_hold_is_refused(tmp_path):
+    folder = filled(tmp_path / "f", "gene1.pdb")
+    (folder / os.fsdecode(b"gene2\xff.pdb")).write_text("x")
+    with pytest.raises(BadInput, match="no UTF-8 in the name of a file; rename it"):
+        names_found(folder)
+
+
+def test_a_folder_that_cannot_be_read_is_refused(tmp_path, monkeypatch):
+    folder = filled(tmp_path / "f", "gene1.pdb")
+    (folder / "closed").mkdir()
+    scan = os.scandir
+
+    def closed(path):
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(BadInput, match=r"closed: cannot be read \(Permission denied\)"):
+        names_found(folder)
 
 
 def test_a_folder_without_a_structure_is_refused(tmp_path):

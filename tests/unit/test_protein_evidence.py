@@ -20,7 +20,7 @@ from seqprior.columns import (
     RESIDUE_FEATURES,
 )
 from seqprior.missense import MissenseModel
-from seqprior.protein_evidence import protein_evidence, read_answers, residues_asked, substitution_facts
+from seqprior.protein_evidence import Answers, protein_evidence, read_answers, residues_asked, substitution_facts
 from seqprior.residues import AMINO_ACIDS, INDEX_OF, protein_id
 
 SEQUENCE = "MKTAYIAKQR"
@@ -264,6 +264,13 @@ def test_substitution_facts(ref, alt, expected):
 @pytest.mark.parametrize(("ref", "alt"), [("U", "C"), ("AK", "A"), ("", "A"), ("A", "*")])
 def test_no_facts_where_no_residue_takes_the_place_of_one(ref, alt):
     assert all(map(math.isnan, substitution_facts(ref, alt)))
+
+
+def test_nothing_that_changes_gives_a_table_without_rows():
+    empty = ALL_PROTEINS.iloc[:0]
+    frame = protein_evidence(table([]), NO_HAPLOTYPES, empty, {"esm": Answers()}, {}, None, None)
+    assert len(frame) == 0
+    assert {"variant_id", "protein_llr.esm", "protein_status", "protein_reason"} <= set(frame)
 
 
 def test_the_script_reads_each_models_shards(tmp_path, answered):

@@ -228,9 +228,16 @@ def test_sites_are_read_with_their_lines(tmp_path):
     assert read_sites(path) == {"P04637": [(248, 2), (273, 6)], "TP53": [(175, 5)]}
 
 
+def test_a_byte_order_mark_is_no_part_of_the_header(tmp_path):
+    path = tmp_path / "s.tsv"
+    path.write_bytes(b"\xef\xbb\xbfname\tresidue\tsite\r\nA\t3\tx\r\n")
+    assert read_sites(path) == {"A": [(3, 2)]}
+
+
 @pytest.mark.parametrize(
     ("line", "found"),
     [
+        ("P04637\t" + "9" * 5000 + "\tDNA", "999"),
         ("P04637\tR248\tDNA", "R248"),
         ("P04637\t0\tDNA", "P04637 0"),
         ("P04637 248 DNA", "P04637 248 DNA"),
@@ -630,3 +637,8 @@ def test_features_of_alphafold_models_agree_with_biopython(shared_data):
     kinds = "".join(features["secondary_structure"])
     # The P-loop GTPase fold: strand 1 (residues 2-9), helix 1 (16-25), helix 5 (152-166).
     assert kinds[1:8].count("E") >= 5 and kinds[16:24].count("H") >= 7 and kinds[152:164].count("H") >= 11
+
+
+def test_a_predicted_aligned_error_that_is_gone_is_named(tmp_path, structure):
+    with pytest.raises(BadInput, match="pae.json: the predicted aligned error is gone since its structure was found"):
+        read_pae(tmp_path / "pae.json", structure)

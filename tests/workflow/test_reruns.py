@@ -78,5 +78,7 @@ def test_a_new_vcf_reruns_the_cohort_and_nothing_shared(done):
         "extract_windows": 1,
         "score_variants": 2,
         "gather_scores": 1,
+        "list_protein_changes": 1,
+        "gather_protein_evidence": 1,
         **RANKING,
     }
