@@ -52,6 +52,7 @@ def main() -> None:
     logging.info("haplotypes with several alleles in one codon: %d", summary.haplotypes)
     if summary.unplaced:
         logging.info("haplotypes left out, since their alleles overlap or leave the exon: %d", summary.unplaced)
+    logging.info("proteins: %d, with a UniProt accession: %d", summary.proteins, summary.with_accession)
     if args.sequences:
         logging.info("proteins compared with %s: %d", args.sequences, summary.checked)
         logging.info("of these, differing from the translation: %d", len(summary.differing))

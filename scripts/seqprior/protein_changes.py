@@ -657,6 +657,7 @@ class Summary:
         checked: transcripts that were compared with a given protein sequence.
         differing: those that differ: transcript, and where and how.
         haplotypes: rows of the table. unplaced: haplotypes whose alleles overlap or leave the coding exons.
+        proteins: distinct ones in the table, with_accession: those with a UniProt accession.
     """
 
     alleles: Counter = field(default_factory=Counter)
@@ -664,6 +665,8 @@ class Summary:
     differing: list[tuple[str, str]] = field(default_factory=list)
     haplotypes: int = 0
     unplaced: int = 0
+    proteins: int = 0
+    with_accession: int = 0
 
 
 class RowWriter:
@@ -755,6 +758,8 @@ def list_protein_changes(
                     writer.add(row)
                     summary.haplotypes += 1
         table.frame().to_parquet(partial_proteins, index=False)
+    summary.proteins = len(table.rows)
+    summary.with_accession = sum(bool(accessions) for *_, accessions in table.rows.values())
     return summary
 
 

@@ -104,7 +104,8 @@ def _rows_of(protein: Mapping[str, Any], evidence: Evidence) -> Iterator[list[st
                     cells += ["", "", ""]
                 else:
                     llr, z, methods = found
-                    cells += [_cell(llr[residue, place]), _cell(z[residue, place]), methods[residue]]
+                    value = _cell(llr[residue, place])
+                    cells += [value, _cell(z[residue, place]), methods[residue] if value else ""]
             known = ref in INDEX_OF
             cells.append(f"{blosum62()[INDEX_OF[ref], place]:.0f}" if known else "")
             cells.append(f"{HYDROPHOBICITY[alt] - HYDROPHOBICITY[ref]:.1f}" if known else "")

@@ -548,18 +548,14 @@ def _site_residues(
     AlphaFold DB numbers residues along UniProt's sequence, and so do sites of a UniProt accession: they hold for the
     database's model of that accession whatever the isoform. All other sites count along the protein itself.
     """
-    accessions = [name for name in protein["accessions"].split(",") if name]
-    accession = piece.row["accession"]
+    accessions, accession = None, piece.row["accession"]
     places: set[int] = set()
     by_number = {int(number): place for place, number in enumerate(structure.numbers)} if whole else {}
     if by_number and accession and piece.row["source"] == "alphafold_db":
         places.update(by_number[residue] for residue, _ in sites.get(accession, ()) if residue in by_number)
         accessions = []
-    names = [*protein["transcripts"].split(","), *protein["genes"].split(","), protein["protein"]]
-    names += [name.rpartition(".")[0] for name in names if re.fullmatch(r".+\.\d+", name)]
-    names += [*accessions, *(name.partition("-")[0] for name in accessions)]
-    for name in set(names):
-        for residue, line in sites.get(name, ()) if name else ():
+    for name in _names(protein, accessions):
+        for residue, line in sites.get(name, ()):
             if residue > len(piece.found.agrees):
                 logging.warning(
                     "sites, line %d: residue %d of %s is beyond the %d residues of the protein %s",
@@ -568,6 +564,14 @@ def _site_residues(
             elif piece.found.agrees[residue - 1]:
                 places.add(int(piece.found.index[residue - 1]))
     return sorted(places)
+
+
+def _names(protein: Mapping[str, str], accessions: Sequence[str] | None = None) -> set[str]:
+    """Under which a table of sites may have a protein; its own accessions unless others are given."""
+    own = protein["accessions"].split(",") if accessions is None else accessions
+    names = [*protein["transcripts"].split(","), *protein["genes"].split(","), protein["protein"]]
+    names += [name.rpartition(".")[0] for name in names if re.fullmatch(r".+\.\d+", name)]
+    return {*names, *own, *(name.partition("-")[0] for name in own)} - {""}
 
 
 def features_schema():
@@ -642,3 +646,6 @@ def describe_structures(
         pq.write_table(pa.Table.from_pylist(rows, summary_schema()), partial_summary)
     found = sum(row["status"] == Status.SCORED for row in rows)
     logging.info("%d of %d proteins have a structure", found, len(rows))
+    if sites:
+        known = {name for protein in proteins.to_dict("records") for name in _names(protein)}
+        logging.info("%d of %d names of the table of sites are of these proteins", len(known & set(sites)), len(sites))
