@@ -124,7 +124,7 @@ rule score_proteins:
 rule gather_protein_evidence:
     input:
         cli=script("gather_protein_evidence.py"),
-        lib=library("errors", "files", "columns", "residues", "profiles", "missense", "protein_evidence"),
+        lib=library("errors", "options", "files", "columns", "residues", "profiles", "missense", "protein_evidence"),
         changes=rules.list_protein_changes.output.changes,
         haplotypes=rules.list_protein_changes.output.haplotypes,
         proteins=rules.list_protein_changes.output.proteins,

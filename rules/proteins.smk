@@ -41,9 +41,31 @@ def saturated():
 
 
 # Library files of the jobs that translate, and of those that draw residues.
-PROTEIN_CHANGES = ("errors", "files", "columns", "contigs", "sequence", "vcf", "variants", "genes", "consequences")
+PROTEIN_CHANGES = (
+    "errors",
+    "options",
+    "files",
+    "columns",
+    "contigs",
+    "sequence",
+    "vcf",
+    "variants",
+    "genes",
+    "consequences",
+)
 PROTEIN_CHANGES += ("residues", "translation", "phasing", "protein_changes")
-PANELS = ("errors", "files", "columns", "residues", "structures", "structure_features", "profiles", "panels", "report")
+PANELS = (
+    "errors",
+    "options",
+    "files",
+    "columns",
+    "residues",
+    "structures",
+    "structure_features",
+    "profiles",
+    "panels",
+    "report",
+)
 ASSETS = (
     "report.css",
     "report.js",

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from seqprior.errors import run_script
+from seqprior.options import add_protein_options
 
 
 def main() -> None:
@@ -13,15 +14,8 @@ def main() -> None:
     parser.add_argument("--changes", type=Path, required=True, help="changes of proteins, by allele")
     parser.add_argument("--haplotypes", type=Path, required=True, help="joint changes of one codon")
     parser.add_argument("--proteins", type=Path, required=True, help="sequences of the proteins")
-    parser.add_argument("--protein-models", nargs="*", default=[], help="protein models")
-    parser.add_argument(
-        "--profiles", type=Path, nargs="*", default=[], help="of each protein model, its shards in order"
-    )
+    add_protein_options(parser)
     parser.add_argument("--change-scores", type=Path, nargs="*", default=[], help="likewise, of longer changes")
-    parser.add_argument("--structure-models", nargs="*", default=[], help="structure models")
-    parser.add_argument("--structure-profiles", type=Path, nargs="*", default=[], help="of each structure model")
-    parser.add_argument("--residues", type=Path, nargs="?", help="features of residues; none without structures")
-    parser.add_argument("--structures", type=Path, nargs="?", help="structure of each protein")
     parser.add_argument(
         "--missense", type=Path, nargs="?", help="coefficients of the missense score; none leaves it out"
     )

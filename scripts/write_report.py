@@ -8,6 +8,7 @@ from pathlib import Path
 
 from seqprior.errors import BadInput, run_script
 from seqprior.files import require_file
+from seqprior.options import add_protein_options
 
 
 def read_json(path: Path, what: str) -> dict:
@@ -36,14 +37,7 @@ def main() -> None:
     parser.add_argument(
         "--proteins", type=Path, nargs="?", help="sequences of the proteins; none without protein models"
     )
-    parser.add_argument("--protein-models", nargs="*", default=[], help="protein models")
-    parser.add_argument(
-        "--profiles", type=Path, nargs="*", default=[], help="of each protein model, its shards in order"
-    )
-    parser.add_argument("--structure-models", nargs="*", default=[], help="structure models")
-    parser.add_argument("--structure-profiles", type=Path, nargs="*", default=[], help="of each structure model")
-    parser.add_argument("--residues", type=Path, nargs="?", help="features of residues; none without structures")
-    parser.add_argument("--structures", type=Path, nargs="?", help="structure of each protein")
+    add_protein_options(parser)
     args = parser.parse_args()
     if args.top < 1:
         raise BadInput(f"report.top is {args.top}; expected a whole number of at least 1; correct the config")

@@ -7,19 +7,13 @@ import logging
 from pathlib import Path
 
 from seqprior.errors import run_script
+from seqprior.options import add_protein_options
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--proteins", type=Path, required=True, help="sequences of the proteins")
-    parser.add_argument("--protein-models", nargs="*", default=[], help="protein models")
-    parser.add_argument(
-        "--profiles", type=Path, nargs="*", default=[], help="of each protein model, its shards in order"
-    )
-    parser.add_argument("--structure-models", nargs="*", default=[], help="structure models")
-    parser.add_argument("--structure-profiles", type=Path, nargs="*", default=[], help="of each structure model")
-    parser.add_argument("--residues", type=Path, nargs="?", help="features of residues; none without structures")
-    parser.add_argument("--structures", type=Path, nargs="?", help="structure of each protein")
+    add_protein_options(parser)
     parser.add_argument("--cohort", default="", help="name of the run, for the page's head")
     parser.add_argument("--template-dir", type=Path, required=True, help="folder of saturation.html.j2 and its assets")
     parser.add_argument("--table", type=Path, required=True, help="table of all substitutions, as TSV")

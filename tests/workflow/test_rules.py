@@ -16,7 +16,7 @@ SCRIPTS = REPOSITORY / "scripts"
 RULES = sorted((REPOSITORY / "rules").glob("*.smk"))
 SNAKEFILES = [REPOSITORY / "Snakefile", REPOSITORY / "workflow" / "Snakefile", *RULES]
 HEAVY = ("torch", "transformers", "pandas", "pysam", "numpy")
-LIST = re.compile(r"^([A-Z]+(?:_[A-Z]+)*) (\+?=) \((.*)\)$", re.MULTILINE)
+LIST = re.compile(r"^([A-Z]+(?:_[A-Z]+)*) (\+?=) \((.*?)\)$", re.MULTILINE | re.DOTALL)
 RULE = re.compile(r"^rule (\w+):\n(.*?)(?=^\S|\Z)", re.MULTILINE | re.DOTALL)
 
 
