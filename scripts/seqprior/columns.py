@@ -145,6 +145,16 @@ PROTEIN_HAPLOTYPES = ("variant_ids", "transcript", "protein", "effect", "start",
 PROTEINS = ("protein", "sequence", "transcripts", "genes", "accessions")
 # log p of each of the 20 residues at a place, in the order of residues.AMINO_ACIDS. `residue` is 0-based.
 PROFILES = ("protein", "residue", "method", "logp")
+
+
+def profiles_schema():
+    """Arrow schema of a table of `PROFILES`."""
+    import pyarrow as pa
+
+    kinds = {"residue": pa.int64(), "logp": pa.list_(pa.float32(), 20)}
+    return pa.schema([(name, kinds.get(name, pa.string())) for name in PROFILES])
+
+
 # Scores of changes that no single profile gives.
 CHANGE_SCORES = ("protein", "start", "ref", "alt", "method", "llr")
 # Where the structure of a protein is; a protein in several fragments has several rows.

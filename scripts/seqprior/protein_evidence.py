@@ -210,12 +210,13 @@ def missense_scores(frame: pd.DataFrame, answers: Answers, model: MissenseModel)
     """`missense.MissenseModel`'s score of each row that puts one residue in the place of another, float64; NaN else."""
     scores = np.full(len(frame), np.nan)
     rows, profiles = [], []
-    for row, key in enumerate(zip(frame["protein"], frame["residue"], strict=True)):
-        if frame["blosum62"].iat[row] == frame["blosum62"].iat[row]:  # one of the 20 for one of the 20
-            found = answers.profiles.get((key[0], int(key[1]) - 1))
-            if found is not None:
-                rows.append(row)
-                profiles.append(found[0])
+    exchanged = frame["blosum62"].notna()  # one of the 20 residues for one of the 20
+    asked = frame.loc[exchanged, ["protein", "residue"]].itertuples(index=False, name=None)
+    for row, (protein, residue) in zip(np.flatnonzero(exchanged), asked, strict=True):
+        found = answers.profiles.get((protein, int(residue) - 1))
+        if found is not None:
+            rows.append(row)
+            profiles.append(found[0])
     if rows:
         own = frame.iloc[rows]
         ref, alt = (own[name].map(INDEX_OF).to_numpy(int) for name in ("residue_ref", "residue_alt"))

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from seqprior.columns import PROFILES, Status
+from seqprior.columns import Status, profiles_schema
 from seqprior.errors import BadInput
 from seqprior.files import require_file, sha256, written_whole
 from seqprior.models import ModelFacts, checkpoint_folder, read_config
@@ -273,7 +273,7 @@ def score_structures(
     started, counts = time.perf_counter(), _Counts()
     method = CONDITIONAL if conditional else UNCONDITIONAL
     sequences = _read_sequences(proteins)
-    schema = _schema()
+    schema = profiles_schema()
     with (
         written_whole(profiles) as partial,
         pq.ParquetWriter(partial, schema, compression="zstd") as writer,
@@ -415,13 +415,6 @@ def _answers(
 @contextmanager
 def _no_writer() -> Iterator[None]:
     yield None
-
-
-def _schema() -> pa.Schema:
-    import pyarrow as pa
-
-    kinds = {"residue": pa.int64(), "logp": pa.list_(pa.float32(), WIDTH)}
-    return pa.schema([(name, kinds.get(name, pa.string())) for name in PROFILES])
 
 
 def _table(

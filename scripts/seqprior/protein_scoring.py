@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from seqprior.columns import CHANGE_SCORES, PROFILES, Status
+from seqprior.columns import CHANGE_SCORES, Status, profiles_schema
 from seqprior.errors import BadInput
 from seqprior.files import written_whole
 from seqprior.plans import TILED, MaskedResidues, Plan, Request
@@ -70,14 +70,6 @@ class ProteinGroup:
     plans: list[Plan] = field(default_factory=list)
     requests: dict[Request, None] = field(default_factory=dict)
     known: dict[Request, np.ndarray] = field(default_factory=dict)
-
-
-def profiles_schema() -> pa.Schema:
-    """Arrow schema of a table of `columns.PROFILES`: log p (natural) in the order of `residues.AMINO_ACIDS`."""
-    import pyarrow as pa
-
-    kinds = {"residue": pa.int64(), "logp": pa.list_(pa.float32(), len(AMINO_ACIDS))}
-    return pa.schema([(name, kinds.get(name, pa.string())) for name in PROFILES])
 
 
 def change_scores_schema() -> pa.Schema:
@@ -213,8 +205,7 @@ def _write(
         pq.ParquetWriter(second, schemas[1], compression="zstd") as change_writer,
     ):
         for group, answers in asker.answered(groups, at_once=False):
-            for columns in profile_rows(scheme, group, answers):
-                profile_writer.write_table(pa.table(columns, schema=schemas[0]))
+            profile_writer.write_table(pa.table(profile_rows(scheme, group, answers), schema=schemas[0]))
             rows = change_rows(group, answers)
             change_writer.write_table(pa.table(list(zip(*rows, strict=True)) or [[]] * 6, schema=schemas[1]))
             _count(asker.counts, scheme, group)
@@ -266,10 +257,10 @@ def _any_plans(proteins: Sequence[Protein], scheme: MaskedResidues) -> list[Plan
     return plans
 
 
-def profile_rows(
-    scheme: MaskedResidues, group: ProteinGroup, answers: Mapping[Request, np.ndarray]
-) -> Iterator[list[pa.Array]]:
+def profile_rows(scheme: MaskedResidues, group: ProteinGroup, answers: Mapping[Request, np.ndarray]) -> list[pa.Array]:
     """The columns of `columns.PROFILES`: each protein's wild-type marginals, then its masked ones if there are any."""
+    import pyarrow as pa
+
     names, places, methods, logs = [], [], [], []
     for protein in group.proteins:
         masked = [answers[scheme.residue(protein.sequence, place)][0] for place in protein.masked]
@@ -281,15 +272,9 @@ def profile_rows(
             methods += [scheme.named(method, len(protein.sequence))] * len(own)
             places.append(own)
             logs.append(found.reshape(-1))
-    if names:
-        yield _columns(names, np.concatenate(places), methods, np.concatenate(logs))
-
-
-def _columns(names: list[str], places: np.ndarray, methods: list[str], logs: np.ndarray) -> list[pa.Array]:
-    import pyarrow as pa
-
-    flat = pa.array(logs.astype(np.float32))
-    return [pa.array(names), pa.array(places), pa.array(methods), pa.FixedSizeListArray.from_arrays(flat, 20)]
+    flat = pa.array(np.concatenate(logs).astype(np.float32))
+    lists = pa.FixedSizeListArray.from_arrays(flat, len(AMINO_ACIDS))
+    return [pa.array(names), pa.array(np.concatenate(places)), pa.array(methods), lists]
 
 
 def profile_of(scheme: MaskedResidues, sequence: str, answers: Mapping[Request, np.ndarray]) -> np.ndarray:
