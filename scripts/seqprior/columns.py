@@ -189,6 +189,71 @@ RANKED_LEAD = (
 )
 RANKED_TAIL = ("status", "reason")
 
+# A labelled interval of an element's classifier. All of one width, around the middle or summit of what the input had.
+# `label` is 1 for the element and 0 for anything else; `source` is positives, negatives (as given) or drawn.
+INTERVALS = ("chrom", "start", "end", "name", "label", "fold", "source")
+# What each head says of an interval when it was trained without the interval's fold.
+PREDICTIONS = ("chrom", "start", "end", "label", "fold", "head", "logit", "probability")
+# Measures of the heads and baselines of an element, over all held-out folds.
+ELEMENT_METRICS = ("element", "head", "role", "metric", "value", "low", "high", "intervals", "positives")
+# Calls of an element: merged windows whose probability reaches the threshold.
+ELEMENTS = ("chrom", "start", "end", "element", "probability", "summit")
+# A binding site. `source` is constraint (of the sequence model) or mutagenesis (of an element's classifier); `score` is
+# the sum of information or of contribution over the site; `q_value` counts sites of shuffled sequence.
+SITES = (
+    "chrom",
+    "start",
+    "end",
+    "strand",
+    "source",
+    "element",
+    "score",
+    "p_value",
+    "q_value",
+    "motif",
+    "motif_name",
+    "motif_p_value",
+    "motif_q_value",
+)
+# A motif that was found, and the motif of a database that is most like it. `matrix` is p(base), a row of A, C, G, T for
+# each position, flattened.
+MOTIFS = (
+    "element",
+    "motif",
+    "sites",
+    "consensus",
+    "matrix",
+    "match",
+    "match_name",
+    "p_value",
+    "q_value",
+    "offset",
+    "match_strand",
+)
+# How far the prediction at one position moves when another is changed. Positions are 0-based.
+DEPENDENCIES = ("region", "chrom", "changed", "read", "effect")
+# One candidate edit, or one outcome of a base editor; `changes` is pos ref>alt joined by ';', pos 1-based.
+EDITS = (
+    "edit_id",
+    "line",
+    "given",
+    "changes",
+    "editor",
+    "guide",
+    "pam",
+    "guide_strand",
+    "guide_start",
+    "guide_end",
+    "target_in_guide",
+    "edited_in_guide",
+    "bystanders",
+    "variant_id",
+    "status",
+    "reason",
+)
+# Alleles of the same shape nearby, with which an edit is compared.
+NEARBY = ("edit_variant_id", "variant_id")
+
 KNOWN_ALLELES = (
     "name",
     "gene",

@@ -150,3 +150,9 @@ def test_real_yeast_chromosomes_have_the_lengths_of_their_accessions(shared_data
             lengths[record.name] = len(record.sequence)
     assert len(lengths) == 17
     assert all(any(a.startswith("NC_") for a in aliases_of(name, length)) for name, length in lengths.items())
+
+
+def test_numbered_yeast_chromosomes_are_known_by_their_length():
+    names = ContigNames([Contig("chrXIV", 784333, aliases_of("chrXIV", 784333))])
+    assert names.resolve("chr14") == "chrXIV"
+    assert ContigNames([Contig("chrXIV", 1000, aliases_of("chrXIV", 1000))]).resolve("chr14") is None
