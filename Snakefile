@@ -42,12 +42,12 @@ rule all:
 rule variants:
     input:
         rules.normalise_variants.output,
-        expand(rules.annotate_consequences.output.table, base=f"results/{COHORT}"),
+        expand(rules.annotate_consequences.output.table, base=VARIANTS),
 
 
 rule windows:
     input:
-        expand(rules.extract_windows.output, base=f"results/{COHORT}", model=MODELS),
+        expand(rules.extract_windows.output, base=VARIANTS, model=MODELS),
 
 
 rule embeddings:

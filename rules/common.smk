@@ -51,6 +51,8 @@ REFERENCE = config["reference"]["name"]
 MODELS = config["models"]["dna"]
 SHARED = f"results/shared/{REFERENCE}"
 BACKGROUND = f"{SHARED}/background"
+# Alleles of a cohort, candidate edits, and all changes of some regions: each a folder with a variants.parquet.
+VARIANTS, EDITED, SATURATED = (f"results/{COHORT}{folder}" for folder in ("", "/edits", "/saturated_regions"))
 FASTA = f"{SHARED}/genome.fa.gz"
 CONTIGS = f"{SHARED}/contigs.tsv"
 GENES = f"{SHARED}/genes.gff3.gz" if config["reference"]["genes"] else []
@@ -108,14 +110,14 @@ def read_samples(path):
 
 SAMPLES = read_samples(config["samples"]) if config["samples"] else []
 INPUT_VCFS = list(dict.fromkeys([*(vcf for _, vcf in SAMPLES), *config["variants"]]))
-if not (INPUT_VCFS or config["regions"] or config["protein"]["saturation"]):
+named = [config["regions"], config["edits"], config["protein"]["saturation"], config["regulatory"]["elements"]]
+if not (INPUT_VCFS or any(named)):
     raise WorkflowError("config: neither samples nor variants names a file; name at least one VCF or BCF file")
 require_files(config["variants"], "config, variants")
-require_files([config["regions"]], "config, regions")
-require_files([config["reference"]["fasta"]], "config, reference.fasta")
-require_files([config["reference"]["genes"]], "config, reference.genes")
-require_files([config["report"]["highlights"]], "config, report.highlights")
-require_files([config["models"]["registry"]], "config, models.registry")
+for key in ("regions", "edits"):
+    require_files([config[key]], f"config, {key}")
+for section, key in (("reference", "fasta"), ("reference", "genes"), ("report", "highlights"), ("models", "registry")):
+    require_files([config[section][key]], f"config, {section}.{key}")
 
 
 def one_of(values):
@@ -133,7 +135,7 @@ def input_vcfs(wildcards):
 
 
 wildcard_constraints:
-    base=one_of((f"results/{COHORT}", BACKGROUND)),
+    base=one_of((VARIANTS, EDITED, SATURATED, BACKGROUND)),
     shard=r"\d{4}",
 
 

@@ -4,7 +4,7 @@ Requires  {base}/windows/{model}/{shard}, results/models/{model}; config: scorin
 Produces  {base}/shards/{model}/{shard}.parquet     scores, not yet calibrated
           {base}/shards/{model}/{shard}.json        throughput, share from the score store, measured error
           scoring.store                             answers of the models; no output, since jobs and cohorts share it
-          results/{cohort}/scores/{model}.parquet   every unique allele, calibrated
+          {base}/scores/{model}.parquet             every unique allele, calibrated
 """
 
 
@@ -56,14 +56,16 @@ rule gather_scores:
     input:
         cli=script("gather_scores.py"),
         lib=library("errors", "files", "columns", "contigs", "sequence", "vcf", "variants", "calibration", "scores"),
-        variants=rules.normalise_variants.output.variants,
-        shards=[f"results/{COHORT}/shards/{{model}}/{shard}.parquet" for shard in SHARDS],
+        variants="{base}/variants.parquet",
+        shards=[f"{{base}}/shards/{{model}}/{shard}.parquet" for shard in SHARDS],
         calibration=f"{SHARED}/calibration/{{model}}",
         fasta=FASTA,
     output:
-        scores=f"results/{COHORT}/scores/{{model}}.parquet",
+        scores="{base}/scores/{model}.parquet",
     log:
-        f"logs/{COHORT}/gather_scores.{{model}}.log",
+        "logs/{base}/gather_scores.{model}.log",
+    wildcard_constraints:
+        base=one_of((VARIANTS, EDITED, SATURATED)),
     conda:
         "../envs/prioritise.yaml"
     resources:

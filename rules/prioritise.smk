@@ -72,9 +72,9 @@ rule rank_variants:
         variants=rules.normalise_variants.output.variants,
         records=rules.normalise_variants.output.records,
         consequences=f"results/{COHORT}/consequences.parquet",
-        scores=expand(rules.gather_scores.output.scores, model=MODELS),
+        scores=expand(rules.gather_scores.output.scores, base=VARIANTS, model=MODELS),
         calibrations=expand(rules.calibrate_scores.output.folder, model=MODELS),
-        proteins=rules.gather_protein_evidence.output.evidence if GENES else [],
+        proteins=expand(rules.gather_protein_evidence.output.evidence, base=VARIANTS) if GENES else [],
         contigs=CONTIGS,
     output:
         tsv=f"results/{COHORT}/ranked.tsv",

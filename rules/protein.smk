@@ -1,14 +1,15 @@
 """Protein stage: what each allele does to genes and proteins, and what protein models and structures say of it.
 
 Requires  {base}/variants.parquet; config: reference.genes, consequences, protein, models (protein, structure)
-Produces  {base}/consequences.parquet                     gene, transcript, consequence, protein change
-          results/{cohort}/protein/changes.parquet        changed residues of every allele in a coding sequence
-          results/{cohort}/protein/haplotypes.parquet     alleles of one codon on one phased chromosome
-          results/{cohort}/protein/proteins.parquet       each distinct protein once
-          {proteins}/scores/{model}/{shard}.*             what a protein model says of residues and changes
-          results/{cohort}/protein/evidence.parquet       all of it, by allele
+Produces  {base}/consequences.parquet              gene, transcript, consequence, protein change
+          {base}/protein/changes.parquet           changed residues of every allele in a coding sequence
+          {base}/protein/haplotypes.parquet        alleles of one codon on one phased chromosome
+          {base}/protein/proteins.parquet          each distinct protein once
+          {proteins}/scores/{model}/{shard}.*      what a protein model says of residues and changes
+          {base}/protein/evidence.parquet          all of it, by allele
 
-{proteins} is a folder of proteins: those of a cohort, or those chosen for the target saturation.
+{proteins} is a folder of proteins: {base}/protein of a cohort or of candidate edits, or those chosen for the target
+saturation.
 """
 
 
@@ -32,8 +33,8 @@ rule annotate_consequences:
         mem_mb=2000,
         runtime=60,
     params:
-        # the background comes from no file, so nothing but csq can say what is neutral in it
-        source=lambda wildcards: "csq" if wildcards.base == BACKGROUND else config["consequences"]["source"],
+        # other alleles than a cohort's come from no annotated file
+        source=lambda wildcards: config["consequences"]["source"] if wildcards.base == VARIANTS else "csq",
     shell:
         "python {input.cli:q} --variants {input.variants:q} --summary {input.summary:q} --fasta {input.fasta:q}"
         " --genes {input.genes:q} --source {params.source} --output {output.table:q} 2>&1 | tee {log:q} >&2"
@@ -43,22 +44,24 @@ rule list_protein_changes:
     input:
         cli=script("list_protein_changes.py"),
         lib=library(*PROTEIN_CHANGES),
-        variants=rules.normalise_variants.output.variants,
-        records=rules.normalise_variants.output.records,
-        vcfs=input_vcfs,
+        variants="{base}/variants.parquet",
+        records=lambda wildcards: f"{VARIANTS}/records.parquet" if wildcards.base == VARIANTS else [],
+        vcfs=lambda wildcards: input_vcfs(wildcards) if wildcards.base == VARIANTS else [],
         fasta=FASTA,
         contigs=CONTIGS,
         genes=GENES,
         sequences=config["protein"]["sequences"] or [],
         uniprot=config["protein"]["uniprot"] or [],
     output:
-        changes=f"{PROTEINS}/changes.parquet",
-        haplotypes=f"{PROTEINS}/haplotypes.parquet",
-        proteins=f"{PROTEINS}/proteins.parquet",
+        changes="{base}/protein/changes.parquet",
+        haplotypes="{base}/protein/haplotypes.parquet",
+        proteins="{base}/protein/proteins.parquet",
     log:
-        f"logs/{COHORT}/list_protein_changes.log",
+        "logs/{base}/list_protein_changes.log",
     benchmark:
-        f"logs/{COHORT}/list_protein_changes.benchmark.tsv"
+        "logs/{base}/list_protein_changes.benchmark.tsv"
+    wildcard_constraints:
+        base=one_of((VARIANTS, EDITED)),
     conda:
         "../envs/protein.yaml"
     resources:
@@ -130,19 +133,19 @@ rule gather_protein_evidence:
         proteins=rules.list_protein_changes.output.proteins,
         profiles=expand(
             rules.score_proteins.output.profiles,
-            proteins=PROTEINS,
+            proteins="{base}/protein",
             model=PROTEIN_MODELS,
             shard=PROTEIN_SHARDS,
         ),
         change_scores=expand(
             rules.score_proteins.output.changes,
-            proteins=PROTEINS,
+            proteins="{base}/protein",
             model=PROTEIN_MODELS,
             shard=PROTEIN_SHARDS,
         ),
-        structure_profiles=expand(rules.score_structures.output.profiles, proteins=PROTEINS, model=STRUCTURE_MODELS),
-        residues=expand(rules.describe_structures.output.residues, proteins=PROTEINS) if STRUCTURES else [],
-        structures=expand(rules.describe_structures.output.structures, proteins=PROTEINS) if STRUCTURES else [],
+        structure_profiles=expand(rules.score_structures.output.profiles, proteins="{base}/protein", model=STRUCTURE_MODELS),
+        residues=expand(rules.describe_structures.output.residues, proteins="{base}/protein") if STRUCTURES else [],
+        structures=expand(rules.describe_structures.output.structures, proteins="{base}/protein") if STRUCTURES else [],
         # fitted with what the model says of the backbone alone
         missense=(
             workflow.source_path("../resources/models/missense-structure/coefficients.json")
@@ -150,9 +153,11 @@ rule gather_protein_evidence:
             else []
         ),
     output:
-        evidence=f"{PROTEINS}/evidence.parquet",
+        evidence="{base}/protein/evidence.parquet",
     log:
-        f"logs/{COHORT}/gather_protein_evidence.log",
+        "logs/{base}/gather_protein_evidence.log",
+    wildcard_constraints:
+        base=one_of((VARIANTS, EDITED)),
     conda:
         "../envs/protein.yaml"
     resources:

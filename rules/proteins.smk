@@ -1,6 +1,6 @@
 """Where the protein stage keeps its files, and what the config asks of it."""
 
-PROTEINS = f"results/{COHORT}/protein"
+PROTEINS = f"{VARIANTS}/protein"
 SATURATION = f"results/{COHORT}/saturation"
 PROTEIN_SHARDS = [f"{number:04d}" for number in range(config["protein"]["shards"])]
 PROTEIN_MODELS = config["models"]["protein"]
@@ -10,7 +10,7 @@ STRUCTURES = bool(FOLDERS or DATABASE or FOLDING)
 
 
 wildcard_constraints:
-    proteins=one_of((PROTEINS, SATURATION)),
+    proteins=one_of((PROTEINS, f"{EDITED}/protein", SATURATION)),
 
 
 for key in ("sequences", "uniprot"):
@@ -30,7 +30,7 @@ if STRUCTURE_MODELS and not STRUCTURES:
 
 def protein_changes(folder):
     """Changes to be scored; a folder of saturated proteins has none, since all its residues are."""
-    return [f"{folder}/changes.parquet", f"{folder}/haplotypes.parquet"] if folder == PROTEINS else []
+    return [] if folder == SATURATION else [f"{folder}/changes.parquet", f"{folder}/haplotypes.parquet"]
 
 
 def saturated():

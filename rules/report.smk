@@ -19,7 +19,7 @@ rule record_run:
         summary=rules.normalise_variants.output.summary,
         ranked=rules.rank_variants.output.parquet,
         stats=[
-            *expand(rules.score_variants.output.stats, base=f"results/{COHORT}", model=MODELS, shard=SHARDS),
+            *expand(rules.score_variants.output.stats, base=VARIANTS, model=MODELS, shard=SHARDS),
             *expand(rules.score_proteins.output.stats, proteins=PROTEINS, model=PROTEIN_MODELS, shard=PROTEIN_SHARDS),
             *expand(rules.score_structures.output.stats, proteins=PROTEINS, model=STRUCTURE_MODELS),
             *expand(rules.fold_proteins.output.stats, proteins=[PROTEINS] if FOLDING else []),
@@ -53,7 +53,7 @@ rule write_report:
         summary=rules.normalise_variants.output.summary,
         calibration=expand(rules.calibrate_scores.output.folder, model=MODELS),
         highlights=config["report"]["highlights"] or [],
-        proteins=rules.list_protein_changes.output.proteins if GENES else [],
+        proteins=expand(rules.list_protein_changes.output.proteins, base=VARIANTS) if GENES else [],
         profiles=expand(
             rules.score_proteins.output.profiles, proteins=PROTEINS, model=PROTEIN_MODELS, shard=PROTEIN_SHARDS
         ),

@@ -1,4 +1,4 @@
-"""Windows stage, for a cohort and for the neutral background of a reference alike ({base}).
+"""Windows stage, for a cohort, candidate edits, saturated regions and the neutral background alike ({base}).
 
 Requires  {base}/variants.parquet; config: scoring
 Produces  {base}/windows/{model}/{shard}/windows.parquet   distinct sequences
@@ -22,7 +22,7 @@ rule extract_windows:
     benchmark:
         "logs/{base}/extract_windows.{model}.benchmark.tsv"
     wildcard_constraints:
-        base=re.escape(f"results/{COHORT}"),
+        base=one_of((VARIANTS, EDITED, SATURATED)),
     conda:
         "../envs/windows.yaml"
     resources:

@@ -43,8 +43,12 @@ def test_packages_without_their_requirements_are_installed_as_such_by_make_and_c
         "pip install --quiet --disable-pip-version-check --no-deps -r requirements-no-deps.txt"
         in (REPOSITORY / "Makefile").read_text()
     )
-    script = (REPOSITORY / "envs" / "structures.post-deploy.sh").read_text()
-    assert re.findall(r"--no-deps (\S+)==(\S+)", script) == list(pins.items())
+    scripts = [path.read_text() for path in (REPOSITORY / "envs").glob("*.post-deploy.sh")]
+    assert dict(pair for text in scripts for pair in re.findall(r"--no-deps (\S+)==(\S+)", text)) == pins
+    assert all(
+        path.with_name(f"{path.name.partition('.')[0]}.yaml") in ENVIRONMENTS
+        for path in (REPOSITORY / "envs").glob("*.sh")
+    )
 
 
 @pytest.mark.parametrize("file", REQUIREMENT_FILES)
