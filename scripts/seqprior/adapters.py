@@ -57,6 +57,10 @@ class Adapter(ABC):
             layer: after so many layers; None after the last.
         """
 
+    def turned(self, states: Tensor) -> Tensor:
+        """Where `strand_symmetric`: states (..., H) of the same bases, in the same order, as the other strand has them."""
+        raise NotImplementedError(f"{self.scheme.facts.id} has to read the other strand")
+
     @abstractmethod
     def token_of_base(self, sequence: str) -> np.ndarray:
         """For each base the row of `states` that stands for it: int64 (L,)."""
@@ -155,6 +159,10 @@ class BidirectionalAdapter(Adapter):
 
         batcher.run([len(code) for code in codes], compute)
         return results
+
+    def turned(self, states: Tensor) -> Tensor:
+        left, right = states.chunk(2, -1)
+        return torch.cat([right, left], -1)
 
     def token_of_base(self, sequence: str) -> np.ndarray:
         return np.arange(len(sequence))

@@ -1,0 +1,472 @@
+"""Training and judging the classifiers of one element, fold by fold.
+
+Each fold of intervals is held out in turn. One other fold is the inner validation, by which training is stopped early
+and strengths of regularisation are chosen; the rest trains. What is reported of a head, of a baseline, and of choosing
+between heads by inner validation (`selected`), is what they say of intervals in folds they have not seen. Probabilities
+are calibrated the same way: on the held-out logits of the other folds.
+
+The features of all intervals lie in a file beside the output while training goes on; memory holds one batch of them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from seqprior.columns import ELEMENT_METRICS, INTERVALS, PREDICTIONS
+from seqprior.errors import BadInput
+from seqprior.features import Reader
+from seqprior.files import full_disk_named
+from seqprior.heads import FITTERS, KINDS, Calibration, Head, Network, uses_sequence, uses_states
+from seqprior.sequence import UNKNOWN, encode
+from seqprior.windows import padded
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from scipy import sparse
+
+log = logging.getLogger(__name__)
+
+SHIFTED = 8  # training windows are shifted by up to window / SHIFTED, as scanned ones lie off an element's middle
+BATCH, ASKED = 64, 256  # windows of a training step, and that are asked together
+READ = 32  # windows that are embedded together
+RATE, DECAY, WARM_UP, PATIENCE = 0.01, 0.01, 0.2, 8  # AdamW's, share of steps that warms up, epochs without a gain
+STRENGTHS = (0.001, 0.01, 0.1)  # inverse penalties of logistic regressions
+BASELINE_WINDOWS = 20_000  # that a baseline is fitted to at most: its counts are in memory
+KMERS = {"6-mers": [range(6)], "gapped 6-mers": [(0, 1, 2, 3 + gap, 4 + gap, 5 + gap) for gap in range(11)]}
+RESAMPLES, RESAMPLED_TOGETHER = 1000, 50
+BLOCK, FEWEST_BLOCKS = 100_000, 20  # bases of a contig that are resampled as one, unless there are too few such blocks
+BINS = 10  # of probabilities, for the calibration error
+POINTS = 200  # of a curve
+LARGEST_HALF = 60_000.0  # float16 ends at 65,504
+BOTH, ALONE = "convolution-and-sequence", "sequence"  # whose difference is what the model's states add
+
+
+@dataclass(frozen=True)
+class Training:
+    """What decides about the heads; the config's section `regulatory`."""
+
+    window: int
+    heads: Sequence[str] = KINDS
+    epochs: int = 40
+    threshold: float = 0.5
+    seed: int = 1
+
+
+@dataclass
+class Windows:
+    """The intervals as a head sees them, each with `margin` bases either side to shift into.
+
+    Attributes:
+        codes: uint8 (N, W + 2 * margin), unknown beyond a contig's end.
+        features: float16 (N, 2, W + 2 * margin, D) by strand, in forward order of bases, zero beyond a contig's end;
+            None without a sequence model. A file on disk.
+        labels: int64 (N,). folds: int64 (N,), numbered from 0.
+    """
+
+    codes: np.ndarray
+    features: np.ndarray | None
+    labels: np.ndarray
+    folds: np.ndarray
+    margin: int
+
+    @property
+    def width(self) -> int:
+        return self.codes.shape[1] - 2 * self.margin
+
+    def batch(
+        self, kind: str, which: np.ndarray, shifts: np.ndarray | None = None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor]:
+        """What a head of this kind is given of the windows `which` (B,): features by strand and codes."""
+        shifts = np.zeros(len(which), np.int64) if shifts is None else shifts
+        places = (self.margin + shifts)[:, None] + np.arange(self.width)
+        codes = torch.from_numpy(self.codes[which[:, None], places].astype(np.int64))
+        if not uses_states(kind):
+            return None, None, codes
+        assert self.features is not None
+        cut = np.stack(
+            [self.features[number, :, at : at + self.width] for number, at in zip(which, places[:, 0], strict=True)]
+        )
+        strands = torch.from_numpy(cut).float()
+        return strands[:, 0], strands[:, 1], codes
+
+
+def read_intervals(path: Path, window: int) -> pd.DataFrame:
+    """The labelled intervals, with folds numbered from 0.
+
+    Raises:
+        BadInput: they are of another width, or have too few folds or labels to hold some out.
+    """
+    import pandas as pd
+
+    table = pd.read_parquet(path, columns=list(INTERVALS))
+    widths = sorted(set((table["end"] - table["start"]).tolist()))
+    if widths != [window]:
+        raise BadInput(
+            f"{path}: found intervals of {', '.join(map(str, widths[:5])) or 'no'} bases, expected {window} as "
+            "regulatory.window says; draw the intervals again"
+        )
+    table["fold"] = np.unique(table["fold"], return_inverse=True)[1]
+    counts = table.groupby("fold")["label"].nunique()
+    if len(counts) < 3 or counts.min() < 2:
+        raise BadInput(
+            f"{path}: found {len(counts)} folds, of which {int((counts < 2).sum())} lack a label; expected three or "
+            "more with positives and negatives; give more intervals or lower regulatory.folds"
+        )
+    return table
+
+
+@contextmanager
+def embedded(
+    table: pd.DataFrame, fasta: Path, reader: Reader | None, context: int, margin: int, beside: Path
+) -> Iterator[Windows]:
+    """The intervals' bases and features; the file that holds the features is removed at the end, whatever happens.
+
+    Args:
+        reader: with a projection; None for heads that use bases alone. context: bases either side of what is kept that
+            the model sees, where the contig has them. beside: the temporary file is made in this file's folder.
+    """
+    import pysam
+
+    width = int(table["end"].iloc[0] - table["start"].iloc[0]) + 2 * margin
+    codes = np.full((len(table), width), UNKNOWN, np.uint8)
+    labels, folds = table["label"].to_numpy(np.int64), table["fold"].to_numpy(np.int64)
+    beside.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(prefix=".features-", dir=beside.parent) as folder,
+        full_disk_named(beside.parent),
+        pysam.FastaFile(str(fasta)) as reference,
+    ):
+        features = None
+        if reader is not None:
+            assert reader.projection is not None
+            shape = (len(table), 2, width, reader.projection.matrix.shape[1])
+            features = np.lib.format.open_memmap(Path(folder) / "features.npy", "w+", np.float16, shape)
+        step = READ if reader is not None else len(table)
+        for first in range(0, len(table), step):
+            texts, own, offsets = [], [], []
+            rows = table.iloc[first : first + step]
+            for row, (chrom, start) in enumerate(zip(rows["chrom"], rows["start"], strict=True), first):
+                length = reference.get_reference_length(chrom)
+                begin, end = max(start - margin, 0), min(start - margin + width, length)
+                left, right = max(begin - context, 0), min(end + context, length)
+                text = padded(reference.fetch(chrom, left, right).upper(), 0, right - left)
+                offset = begin - (start - margin)
+                codes[row, offset : offset + end - begin] = encode(text[begin - left : end - left])
+                texts.append(text)
+                own.append((begin - left, end - left))
+                offsets.append(offset)
+            if reader is None or features is None:
+                continue
+            for row, (offset, strands) in enumerate(zip(offsets, reader.read(texts, own), strict=True), first):
+                for strand, values in enumerate(strands):
+                    kept = values.clamp(-LARGEST_HALF, LARGEST_HALF).cpu().numpy()
+                    features[row, strand, offset : offset + len(kept)] = kept
+            if first // step % 10 == 0:
+                log.info("embedded %d of %d intervals", first + len(rows), len(table))
+        yield Windows(codes, features, labels, folds, margin)
+        del features
+
+
+def logits_of(network: Network, windows: Windows, which: np.ndarray) -> np.ndarray:
+    """Logits of unshifted windows, float32 (B,)."""
+    network.eval()
+    with torch.inference_mode():
+        parts = [
+            network(*windows.batch(network.kind, which[at : at + ASKED])).numpy() for at in range(0, len(which), ASKED)
+        ]
+    return np.concatenate([np.empty(0, np.float32), *parts])
+
+
+def pooled_of(network: Network, windows: Windows, which: np.ndarray) -> Tensor:
+    """Pooled features of unshifted windows, float32 (B, P)."""
+    with torch.inference_mode():
+        parts = [
+            network.pooled(*windows.batch(network.kind, which[at : at + ASKED])[:2])
+            for at in range(0, len(which), ASKED)
+        ]
+    return torch.cat(parts)
+
+
+def train(
+    kind: str, windows: Windows, training: np.ndarray, validation: np.ndarray, epochs: int, seed: int
+) -> Network:
+    """A head of one kind, fitted to some windows and stopped, or its penalty chosen, by others (numbers of windows)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = Network(kind, 0 if windows.features is None else windows.features.shape[3])
+        if uses_states(kind):
+            network.scale(pooled_of(network, windows, training))
+        fit = _fit_linear if kind == "linear" else _fit_steps
+        fit(network, windows, training, validation, epochs, seed)
+    return network.eval()
+
+
+def _fit_linear(
+    network: Network, windows: Windows, training: np.ndarray, validation: np.ndarray, epochs: int, seed: int
+) -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    near, far = (
+        ((pooled_of(network, windows, which) - network.centre) / network.spread).numpy()
+        for which in (training, validation)
+    )
+
+    def fitted(strength: float) -> LogisticRegression:
+        return LogisticRegression(C=strength, max_iter=1000).fit(near, windows.labels[training])
+
+    models = [fitted(strength) for strength in STRENGTHS]
+    best = min(models, key=lambda model: log_loss(model.decision_function(far), windows.labels[validation]))
+    with torch.no_grad():
+        network.out.weight.copy_(torch.from_numpy(best.coef_))
+        network.out.bias.copy_(torch.from_numpy(best.intercept_))
+
+
+def _fit_steps(
+    network: Network, windows: Windows, training: np.ndarray, validation: np.ndarray, epochs: int, seed: int
+) -> None:
+    """Steps down the gradient; ends with the weights of the epoch that has the least loss in validation."""
+    rng = np.random.default_rng(seed)
+    optimiser = torch.optim.AdamW(network.parameters(), RATE, weight_decay=DECAY)
+    steps = epochs * math.ceil(len(training) / BATCH)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=steps, pct_start=WARM_UP)
+    least, best, since = math.inf, {}, 0
+    for _ in range(epochs):
+        network.train()
+        order = rng.permutation(training)
+        for at in range(0, len(order), BATCH):
+            which = order[at : at + BATCH]
+            shifts = rng.integers(-windows.margin, windows.margin + 1, len(which))
+            labels = torch.from_numpy(windows.labels[which]).float()
+            loss = F.binary_cross_entropy_with_logits(network(*windows.batch(network.kind, which, shifts)), labels)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+        reached = log_loss(logits_of(network, windows, validation), windows.labels[validation])
+        since += 1
+        if reached < least:
+            least, since = reached, 0
+            best = {name: value.clone() for name, value in network.state_dict().items()}
+        if since >= PATIENCE:
+            break
+    if best:
+        network.load_state_dict(best)
+
+
+def log_loss(logits: np.ndarray, labels: np.ndarray) -> float:
+    return float(np.mean(np.logaddexp(0, np.where(labels == 1, -logits, logits).astype(np.float64))))
+
+
+# --- baselines ---
+
+
+def kmer_presence(codes: np.ndarray, patterns: Sequence[Sequence[int]]) -> sparse.csr_matrix:
+    """Which k-mers a window has on either strand: codes (N, W) to a sparse 0/1 float32 (N, patterns * 4 ** k).
+
+    Args:
+        patterns: offsets of the k letters of a k-mer from its first one.
+    """
+    from scipy import sparse
+
+    other = np.where(codes < UNKNOWN, 3 - codes, codes)[:, ::-1]
+    blocks = []
+    for pattern in patterns:
+        rows, columns = [], []
+        for strand in (codes, other):
+            ends = strand.shape[1] - max(pattern)
+            letters = [strand[:, offset : offset + ends] for offset in pattern]
+            known = np.all([letter < UNKNOWN for letter in letters], axis=0)
+            number = np.zeros(known.shape, np.int32)
+            for letter in letters:
+                number = number * 4 + letter
+            rows.append(np.nonzero(known)[0].astype(np.int32))
+            columns.append(number[known])
+        placed = np.concatenate(rows), np.concatenate(columns)
+        ones = np.ones(len(placed[0]), np.float32)
+        block = sparse.csr_matrix((ones, placed), (len(codes), 4 ** len(pattern)))  # sums what stands twice
+        block.data[:] = 1
+        blocks.append(block)
+    return sparse.hstack(blocks, "csr")
+
+
+def baseline_logits(
+    name: str, windows: Windows, training: np.ndarray, validation: np.ndarray, held_out: np.ndarray, seed: int
+) -> np.ndarray:
+    """Logits of the held-out windows by logistic regression on k-mers, its penalty chosen by validation."""
+    from sklearn.linear_model import LogisticRegression
+
+    def presence(which: np.ndarray) -> sparse.csr_matrix:
+        return kmer_presence(windows.codes[which, windows.margin : windows.margin + windows.width], KMERS[name])
+
+    if len(training) > BASELINE_WINDOWS:
+        training = np.sort(np.random.default_rng(seed).permutation(training)[:BASELINE_WINDOWS])
+    counts = presence(training)
+    models = [LogisticRegression(C=each, max_iter=1000).fit(counts, windows.labels[training]) for each in STRENGTHS]
+
+    def asked(model: LogisticRegression, which: np.ndarray) -> np.ndarray:
+        parts = (which[at : at + BASELINE_WINDOWS] for at in range(0, len(which), BASELINE_WINDOWS))
+        return np.concatenate([model.decision_function(presence(part)) for part in parts])
+
+    best = min(models, key=lambda model: log_loss(asked(model, validation), windows.labels[validation]))
+    return asked(best, held_out)
+
+
+# --- folds ---
+
+
+@dataclass
+class HeldOut:
+    """What was said of each interval by those that had not seen its fold.
+
+    Attributes:
+        logits: of each head and baseline, float64 (N,).
+        inner: AUROC in inner validation of each head, one for each outer fold.
+        chosen: the head that inner validation prefers, for each outer fold.
+    """
+
+    logits: dict[str, np.ndarray]
+    inner: dict[str, list[float]]
+    chosen: list[str] = field(default_factory=list)
+
+    @property
+    def preferred(self) -> str:
+        """The head that inner validation prefers on average; of equals the simplest."""
+        return _best({kind: float(np.mean(scores)) for kind, scores in self.inner.items()})
+
+
+def _best(scores: Mapping[str, float]) -> str:
+    return max(sorted(scores, key=KINDS.index), key=lambda kind: scores[kind])
+
+
+def hold_out(windows: Windows, choice: Training) -> HeldOut:
+    """Train and ask every head and baseline, each fold held out in turn; the next fold is the inner validation."""
+    folds = int(windows.folds.max()) + 1
+    found = HeldOut({name: np.zeros(len(windows.labels)) for name in (*choice.heads, *KMERS)}, {})
+    found.inner = {kind: [] for kind in choice.heads}
+    for fold in range(folds):
+        held_out, training, validation = (
+            np.flatnonzero(chosen)
+            for chosen in (
+                windows.folds == fold,
+                (windows.folds != fold) & (windows.folds != (fold + 1) % folds),
+                windows.folds == (fold + 1) % folds,
+            )
+        )
+        for kind in choice.heads:
+            network = train(kind, windows, training, validation, choice.epochs, choice.seed + fold)
+            found.logits[kind][held_out] = logits_of(network, windows, held_out)
+            inner = weighted_auroc(logits_of(network, windows, validation), windows.labels[validation])
+            found.inner[kind].append(float(inner[0]))
+        for name in KMERS:
+            asked = baseline_logits(name, windows, training, validation, held_out, choice.seed + fold)
+            found.logits[name][held_out] = asked
+        found.chosen.append(_best({kind: scores[-1] for kind, scores in found.inner.items()}))
+        log.info(
+            "fold %d of %d: inner validation prefers %s, AUROC %.3f",
+            fold + 1,
+            folds,
+            found.chosen[-1],
+            found.inner[found.chosen[-1]][-1],
+        )
+    return found
+
+
+def cross_calibrated(
+    logits: np.ndarray, labels: np.ndarray, folds: np.ndarray
+) -> tuple[str, dict[str, np.ndarray], dict[str, float]]:
+    """Probabilities of each interval by a calibration that was fitted to the other folds.
+
+    Returns:
+        The method with the lower Brier score, and of each method the probabilities (N,) and the Brier score.
+    """
+    found = {method: np.zeros(len(logits)) for method in FITTERS}
+    for fold in np.unique(folds):
+        own = folds == fold
+        for method, fit in FITTERS.items():
+            found[method][own] = fit(logits[~own], labels[~own])(logits[own])
+    scores = {method: float(np.mean((values - labels) ** 2)) for method, values in found.items()}
+    return min(scores, key=lambda method: scores[method]), found, scores
+
+
+# --- measures: every one takes weights (R, N), one row for each resample, and gives (R,) ---
+
+
+def _totals(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weight of the positives and of the negatives at or above each distinct score, highest first: (R, S) twice."""
+    order = np.argsort(-scores, kind="stable")
+    last = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
+    weights, positive = weights[:, order], labels[order] == 1
+    return (weights * positive).cumsum(1)[:, last], (weights * ~positive).cumsum(1)[:, last]
+
+
+def _unweighted(labels: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    return np.ones((1, len(labels))) if weights is None else weights
+
+
+def weighted_auroc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Area under the receiver operating characteristic; ties count half. NaN where a label has no weight."""
+    positives, negatives = _totals(scores, labels, _unweighted(labels, weights))
+    steps = np.diff(negatives, axis=1, prepend=0)
+    above = positives - np.diff(positives, axis=1, prepend=0) / 2
+    with np.errstate(invalid="ignore"):
+        return (above * steps).sum(1) / (positives[:, -1] * negatives[:, -1])
+
+
+def weighted_auprc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Average precision, as scikit-learn defines it."""
+    positives, negatives = _totals(scores, labels, _unweighted(labels, weights))
+    steps = np.diff(positives, axis=1, prepend=0)
+    with np.errstate(invalid="ignore"):
+        precision = np.where(steps > 0, positives / (positives + negatives), 0.0)
+        return (precision * steps).sum(1) / positives[:, -1]
+
+
+def weighted_brier(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Mean squared difference of probability and label (Brier 1950)."""
+    weights = _unweighted(labels, weights)
+    return weights @ (probabilities - labels) ** 2 / weights.sum(1)
+
+
+def weighted_ece(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Expected calibration error (Naeini et al. 2015): mean gap of probability and label over `BINS` equal bins."""
+    weights = _unweighted(labels, weights)
+    member = np.minimum((probabilities * BINS).astype(int), BINS - 1)[:, None] == np.arange(BINS)
+    return np.abs(weights @ ((probabilities - labels)[:, None] * member)).sum(1) / weights.sum(1)
+
+
+MEASURES = {"auroc": weighted_auroc, "auprc": weighted_auprc, "brier": weighted_brier, "ece": weighted_ece}
+OF_LOGITS = ("auroc", "auprc")
+
+
+def resample_weights(table: pd.DataFrame, seed: int) -> np.ndarray:
+    """How often each interval is drawn: uint16 (RESAMPLES, N).
+
+    Blocks of a contig are drawn as one, since neighbours are alike; single intervals where there are too few blocks.
+    """
+    blocks = table.groupby(["chrom", table["start"] // BLOCK], sort=False).ngroup().to_numpy()
+    if blocks.max() + 1 < FEWEST_BLOCKS:
+        blocks = np.arange(len(table))
+    count = int(blocks.max()) + 1
+    rng = np.random.default_rng(seed)
+    return np.stack([np.bincount(rng.integers(count, size=count), minlength=count) for _ in range(RESAMPLES)]).astype(
+        np.uint16
+    ), blocks
+
+
+def spread_of(measure, weights: np.ndarray, blocks: np.ndarray) -> np.ndarray:
+    """A measure in every resample, float64 (RESAMPLES,); `measure` takes weights (R, N)."""
+    parts = range(0, len(weights), RESAMPLED_TOGETHER)
+    return np.concatenate([measure(weights[at : at + RESAMPLED_TOGETHER][:, blocks].astype(float)) for at in parts])
