@@ -215,6 +215,17 @@ SITES = (
     "motif_p_value",
     "motif_q_value",
 )
+
+
+def sites_schema():
+    """Arrow schema of a table of `SITES`."""
+    import pyarrow as pa
+
+    kinds = {"start": pa.int64(), "end": pa.int64()}
+    kinds |= dict.fromkeys(("score", "p_value", "q_value", "motif_p_value", "motif_q_value"), pa.float64())
+    return pa.schema([(name, kinds.get(name, pa.string())) for name in SITES])
+
+
 # A motif that was found, and the motif of a database that is most like it. `matrix` is p(base), a row of A, C, G, T for
 # each position, flattened.
 MOTIFS = (
@@ -230,6 +241,17 @@ MOTIFS = (
     "offset",
     "match_strand",
 )
+
+
+def motifs_schema():
+    """Arrow schema of a table of `MOTIFS`."""
+    import pyarrow as pa
+
+    kinds = {"sites": pa.int64(), "matrix": pa.list_(pa.float64()), "offset": pa.int64()}
+    kinds |= dict.fromkeys(("p_value", "q_value"), pa.float64())
+    return pa.schema([(name, kinds.get(name, pa.string())) for name in MOTIFS])
+
+
 # How far the prediction at one position moves when another is changed. Positions are 0-based.
 DEPENDENCIES = ("region", "chrom", "changed", "read", "effect")
 # One candidate edit, or one outcome of a base editor; `changes` is pos ref>alt joined by ';', pos 1-based.

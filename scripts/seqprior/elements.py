@@ -14,34 +14,39 @@ import json
 import logging
 import math
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from seqprior.batching import Batcher
 from seqprior.columns import ELEMENT_METRICS, INTERVALS, PREDICTIONS
 from seqprior.errors import BadInput
-from seqprior.features import Reader
-from seqprior.files import full_disk_named
-from seqprior.heads import FITTERS, KINDS, Calibration, Head, Network, uses_sequence, uses_states
+from seqprior.features import FITTED_BASES, FITTED_WINDOWS, Reader, context_of, fit_projection, random_windows
+from seqprior.files import full_disk_named, written_whole
+from seqprior.heads import FITTERS, KINDS, Head, Network, save_head, uses_states
 from seqprior.sequence import UNKNOWN, encode
+from seqprior.vectors import folder_written_whole
 from seqprior.windows import padded
 
 if TYPE_CHECKING:
     import pandas as pd
     from scipy import sparse
 
+    from seqprior.adapters import Adapter
+
 log = logging.getLogger(__name__)
 
 SHIFTED = 8  # training windows are shifted by up to window / SHIFTED, as scanned ones lie off an element's middle
 BATCH, ASKED = 64, 256  # windows of a training step, and that are asked together
 READ = 32  # windows that are embedded together
+BATCH_TOKENS = 8192  # that the sequence model reads together
 RATE, DECAY, WARM_UP, PATIENCE = 0.01, 0.01, 0.2, 8  # AdamW's, share of steps that warms up, epochs without a gain
 STRENGTHS = (0.001, 0.01, 0.1)  # inverse penalties of logistic regressions
 BASELINE_WINDOWS = 20_000  # that a baseline is fitted to at most: its counts are in memory
@@ -200,9 +205,7 @@ def pooled_of(network: Network, windows: Windows, which: np.ndarray) -> Tensor:
     return torch.cat(parts)
 
 
-def train(
-    kind: str, windows: Windows, training: np.ndarray, validation: np.ndarray, epochs: int, seed: int
-) -> Network:
+def train(kind: str, windows: Windows, training: np.ndarray, validation: np.ndarray, epochs: int, seed: int) -> Network:
     """A head of one kind, fitted to some windows and stopped, or its penalty chosen, by others (numbers of windows)."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -451,22 +454,264 @@ MEASURES = {"auroc": weighted_auroc, "auprc": weighted_auprc, "brier": weighted_
 OF_LOGITS = ("auroc", "auprc")
 
 
-def resample_weights(table: pd.DataFrame, seed: int) -> np.ndarray:
-    """How often each interval is drawn: uint16 (RESAMPLES, N).
+@dataclass
+class Resamples:
+    """Bootstrap samples of the intervals, drawn as whole blocks of a contig, since neighbours are alike.
 
-    Blocks of a contig are drawn as one, since neighbours are alike; single intervals where there are too few blocks.
+    Attributes:
+        draws: how often each block is drawn, uint16 (RESAMPLES, blocks). blocks: that of each interval, int64 (N,).
     """
-    blocks = table.groupby(["chrom", table["start"] // BLOCK], sort=False).ngroup().to_numpy()
-    if blocks.max() + 1 < FEWEST_BLOCKS:
-        blocks = np.arange(len(table))
-    count = int(blocks.max()) + 1
-    rng = np.random.default_rng(seed)
-    return np.stack([np.bincount(rng.integers(count, size=count), minlength=count) for _ in range(RESAMPLES)]).astype(
-        np.uint16
-    ), blocks
+
+    draws: np.ndarray
+    blocks: np.ndarray
+
+    @classmethod
+    def of(cls, table: pd.DataFrame, seed: int) -> Resamples:
+        """Single intervals are drawn where there are fewer than `FEWEST_BLOCKS` blocks."""
+        blocks = table.groupby(["chrom", table["start"] // BLOCK], sort=False).ngroup().to_numpy()
+        if blocks.max() + 1 < FEWEST_BLOCKS:
+            blocks = np.arange(len(table))
+        count = int(blocks.max()) + 1
+        rng = np.random.default_rng(seed)
+        draws = [np.bincount(rng.integers(count, size=count), minlength=count) for _ in range(RESAMPLES)]
+        return cls(np.array(draws, np.uint16), blocks)
+
+    def interval(self, measure: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float]:
+        """95 % interval of a measure that takes weights (R, N) and gives (R,)."""
+        starts = range(0, len(self.draws), RESAMPLED_TOGETHER)
+        values = [measure(self.draws[at : at + RESAMPLED_TOGETHER][:, self.blocks].astype(float)) for at in starts]
+        low, high = np.nanquantile(np.concatenate(values), [0.025, 0.975])
+        return float(low), float(high)
 
 
-def spread_of(measure, weights: np.ndarray, blocks: np.ndarray) -> np.ndarray:
-    """A measure in every resample, float64 (RESAMPLES,); `measure` takes weights (R, N)."""
-    parts = range(0, len(weights), RESAMPLED_TOGETHER)
-    return np.concatenate([measure(weights[at : at + RESAMPLED_TOGETHER][:, blocks].astype(float)) for at in parts])
+# --- what is reported ---
+
+
+@dataclass
+class Report:
+    """Tables and figures of one element; `finding` is a sentence on what the model's states add."""
+
+    metrics: pd.DataFrame
+    predictions: pd.DataFrame
+    curves: dict[str, dict[str, list[list[float]]]]
+    calibrations: dict[str, dict[str, float]]
+    finding: str
+
+
+def judge(element: str, table: pd.DataFrame, found: HeldOut, seed: int) -> Report:
+    """Measures, predictions and curves of every head and baseline, and of choosing between the heads."""
+    import pandas as pd
+
+    labels, folds = table["label"].to_numpy(np.int64), table["fold"].to_numpy(np.int64)
+    resamples = Resamples.of(table, seed)
+    heads = list(found.inner)
+    logits, probabilities, briers = dict(found.logits), {}, {}
+    comparable = {}  # logits of heads that differ in scale, each brought to that of the label's logit
+    for name, values in found.logits.items():
+        method, by_method, briers[name] = cross_calibrated(values, labels, folds)
+        probabilities[name] = by_method[method]
+        comparable[name] = np.log(by_method["platt"]) - np.log1p(-by_method["platt"])
+    logits["selected"], probabilities["selected"] = (
+        np.select([folds == fold for fold in range(len(found.chosen))], [values[kind] for kind in found.chosen])
+        for values in (comparable, probabilities)
+    )
+    rows, parts, curves = [], [], {}
+    for name in (*heads, "selected", *KMERS):
+        role = "baseline" if name in KMERS else "selected" if name == "selected" else "head"
+        for metric, measure in MEASURES.items():
+            values = logits[name] if metric in OF_LOGITS else probabilities[name]
+            low, high = resamples.interval(lambda weights, m=measure, v=values: m(v, labels, weights))
+            value = float(measure(values, labels)[0])
+            rows.append((element, name, role, metric, value, low, high, len(labels), int(labels.sum())))
+        part = table[["chrom", "start", "end", "label", "fold"]].assign(
+            head=name, logit=logits[name], probability=probabilities[name]
+        )
+        parts.append(part[list(PREDICTIONS)])
+        curves[name] = curves_of(logits[name], probabilities[name], labels)
+    metrics = pd.DataFrame(rows, columns=list(ELEMENT_METRICS))
+    finding = ""
+    if BOTH in heads and ALONE in heads:
+        finding = compared(logits[BOTH], logits[ALONE], labels, resamples)
+    return Report(metrics, pd.concat(parts, ignore_index=True), curves, briers, finding)
+
+
+def compared(both: np.ndarray, alone: np.ndarray, labels: np.ndarray, resamples: Resamples) -> str:
+    """One sentence on whether the model's states add to the bases alone: difference of AUROC, paired bootstrap."""
+
+    def difference(weights: np.ndarray | None = None) -> np.ndarray:
+        return weighted_auroc(both, labels, weights) - weighted_auroc(alone, labels, weights)
+
+    low, high = resamples.interval(difference)
+    verdict = "The model's states show no effect beyond the bases alone"
+    if low > 0:
+        verdict = "The model's states add to what the bases alone say"
+    elif high < 0:
+        verdict = "The model's states make the head worse than the bases alone"
+    first, second = (float(weighted_auroc(values, labels)[0]) for values in (both, alone))
+    return (
+        f"{verdict}: AUROC {first:.3f} with both and {second:.3f} with the bases alone, a difference of "
+        f"{first - second:+.3f} (95 % interval {low:+.3f} to {high:+.3f})."
+    )
+
+
+def curves_of(logits: np.ndarray, probabilities: np.ndarray, labels: np.ndarray) -> dict[str, list[list[float]]]:
+    """Curves as lists of points (x, y), at most `POINTS` of each.
+
+    roc: false and true positive rate. precision_recall: recall and precision. reliability: mean probability and share
+    of positives of each bin of probabilities that has intervals.
+    """
+    positives, negatives = (totals[0] for totals in _totals(logits, labels, np.ones((1, len(labels)))))
+    member = np.minimum((probabilities * BINS).astype(int), BINS - 1)
+    bins = [member == number for number in range(BINS) if (member == number).any()]
+    return {
+        "roc": _thinned(np.append(0, negatives / negatives[-1]), np.append(0, positives / positives[-1])),
+        "precision_recall": _thinned(positives / positives[-1], positives / (positives + negatives)),
+        "reliability": [[round(float(v[own].mean()), 5) for v in (probabilities, labels)] for own in bins],
+    }
+
+
+def _thinned(across: np.ndarray, up: np.ndarray) -> list[list[float]]:
+    kept = np.unique(np.linspace(0, len(across) - 1, min(len(across), POINTS)).round().astype(int))
+    return [[round(float(x), 5), round(float(y), 5)] for x, y in zip(across[kept], up[kept], strict=True)]
+
+
+def final_head(
+    element: str, windows: Windows, found: HeldOut, choice: Training, finding: str, reading: Mapping[str, Any]
+) -> Head:
+    """The head of the preferred kind, trained on all folds but the last, which stops it.
+
+    Args:
+        reading: of what model, digest, dtype and context its features are, and the projection.
+    """
+    kind = found.preferred
+    last = windows.folds == windows.folds.max()
+    network = train(kind, windows, np.flatnonzero(~last), np.flatnonzero(last), choice.epochs, choice.seed)
+    method, _, _ = cross_calibrated(found.logits[kind], windows.labels, windows.folds)
+    calibration = FITTERS[method](found.logits[kind], windows.labels)
+    read = reading if uses_states(kind) else {}
+    return Head(element, kind, choice.window, network, calibration, threshold=choice.threshold, finding=finding, **read)
+
+
+def card(head: Head, report: Report, found: HeldOut, counts: Mapping[str, Any], choice: Training) -> str:
+    """The model card, as Markdown. `counts` is what draw_intervals.py says of the intervals."""
+    metrics = report.metrics
+    first = metrics.iloc[0]
+    total, positives = int(first["intervals"]), int(first["positives"])
+    states = (
+        f"It reads the states of `{head.model}` (digest `{head.digest[:16]}`, {head.dtype}), of which it keeps "
+        f"{head.projection.matrix.shape[1]} principal components; in training the model saw {head.context} bases "
+        "either side of the window."
+        if head.projection is not None
+        else "It reads bases alone; no sequence model is needed."
+    )
+    folds = len(found.chosen)
+    split = {
+        "contigs": f"{folds} folds of whole contigs",
+        "blocks": f"{folds} folds of blocks of contigs, since too few contigs have positives",
+    }.get(str(counts.get("split")), f"{folds} folds")
+    lines = [
+        f"# Head of {head.element}",
+        "",
+        f"A classifier of kind **{head.kind}**, made by seqprior {head.version}: the calibrated probability that a "
+        f"window of {head.window} bases is {head.element}. {states}",
+        "",
+        "## How good it is",
+        "",
+        f"{total} intervals, {positives} of them positive (prevalence {positives / total:.3f}, which is the AUPRC of "
+        f"chance), in {split}. Each figure is of intervals whose fold was held out; 95 % bootstrap intervals over "
+        f"blocks of {BLOCK // 1000} kb. `selected` is the head that inner validation chose, fold by fold.",
+        "",
+        "| head | role | AUROC | AUPRC | Brier score | calibration error |",
+        "|---|---|---|---|---|---|",
+    ]
+    for (name, role), rows in metrics.groupby(["head", "role"], sort=False):
+        cells = [f"{row.value:.3f} ({row.low:.3f} to {row.high:.3f})" for row in rows.itertuples()]
+        lines.append(f"| {name} | {role} | {' | '.join(cells)} |")
+    brier = report.calibrations[head.kind]
+    inner = ", ".join(f"{kind} {np.mean(scores):.3f}" for kind, scores in found.inner.items())
+    lines += [
+        "",
+        report.finding
+        or "What the model's states add was not measured: that takes the heads "
+        f"`{BOTH}` and `{ALONE}` in regulatory.heads.",
+        "",
+        f"Mean AUROC in inner validation, by which the kind was chosen: {inner}. This flatters heads that the same "
+        "validation stopped; the table above does not.",
+        "",
+        "## How it was made",
+        "",
+        f"Trained on all folds but one, which stopped it; at most {choice.epochs} epochs, seed {choice.seed}. "
+        f"Calibration: {head.calibration.method}, fitted to the held-out logits of heads of this kind (held-out Brier "
+        f"score: {', '.join(f'{method} {value:.4f}' for method, value in brier.items())}). Windows are called from a "
+        f"probability of {head.threshold:g}.",
+        "",
+        "Of the intervals, as draw_intervals.py says:",
+        "",
+        "```json",
+        json.dumps(counts, indent=1),
+        "```",
+        "",
+        "## What it cannot do",
+        "",
+        f"- Its probabilities hold at the prevalence above. In a genome, where {head.element} is rarer, fewer of the "
+        "windows with a given probability are real.",
+        "- It tells the element from the negatives it was shown, not from every other kind of sequence.",
+        "- It was judged on the genome that it was trained on, and knows no other cell, condition or species.",
+        "- A window says nothing of what lies beyond it, except as far as the sequence model sees it.",
+        "- Not for clinical decisions.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def train_element(
+    element: str,
+    intervals: Path,
+    counts: Mapping[str, Any],
+    fasta: Path,
+    load: Callable[[], Adapter],
+    source: tuple[str, str],
+    batch_tokens: int | None,
+    choice: Training,
+    *,
+    head: Path,
+    metrics: Path,
+    predictions: Path,
+    curves: Path,
+) -> None:
+    """Train, judge and write everything for one element. The same input gives the same bytes.
+
+    Args:
+        counts: what draw_intervals.py says of the intervals. load: gives the sequence model, if a head needs it.
+        source: the model's id and digest. batch_tokens: None for a fixed number, since batches found by timing would
+            make the last digits differ from run to run.
+        head: folder of the head and its card. metrics, predictions, curves: TSV, Parquet and JSON.
+    """
+    table = read_intervals(intervals, choice.window)
+    reader, reading = None, {}
+    if any(map(uses_states, choice.heads)):
+        adapter = load()
+        facts = adapter.scheme.facts
+        batcher = Batcher(adapter.device, batch_tokens or BATCH_TOKENS)
+        texts = random_windows(fasta, FITTED_WINDOWS, min(FITTED_BASES, facts.window), choice.seed)
+        projection = fit_projection(Reader(adapter, batcher, None), texts)
+        reader = Reader(adapter, batcher, projection)
+        context = context_of(facts, choice.window)
+        model, digest = source
+        reading = {"model": model, "digest": digest, "dtype": adapter.arithmetic, "context": context}
+        reading |= {"projection": projection}
+    margin = choice.window // SHIFTED
+    with embedded(table, fasta, reader, reading.get("context", 0), margin, head) as windows:
+        found = hold_out(windows, choice)
+        report = judge(element, table, found, choice.seed)
+        trained = final_head(element, windows, found, choice, report.finding, reading)
+    log.info("%s: kept %s. %s", element, trained.kind, report.finding)
+    with written_whole(metrics) as partial:
+        report.metrics.to_csv(partial, sep="\t", index=False)
+    with written_whole(predictions) as partial:
+        report.predictions.to_parquet(partial, index=False)
+    with written_whole(curves) as partial:
+        partial.write_text(json.dumps(report.curves) + "\n", encoding="utf-8")
+    with folder_written_whole(head) as partial:
+        save_head(trained, partial)
+        (partial / "README.md").write_text(card(trained, report, found, counts, choice), encoding="utf-8")
