@@ -23,10 +23,14 @@ include: "rules/embedding.smk"
 include: "rules/estimate.smk"
 include: "rules/embeddings.smk"
 include: "rules/proteins.smk"
+include: "rules/regulators.smk"
 include: "rules/structures.smk"
 include: "rules/protein.smk"
 include: "rules/saturation.smk"
+include: "rules/regulatory.smk"
+include: "rules/sites.smk"
 include: "rules/prioritise.smk"
+include: "rules/edits.smk"
 include: "rules/report.smk"
 include: "rules/train.smk"
 
@@ -55,9 +59,21 @@ rule embeddings:
         expand(rules.export_embeddings.output, model=MODELS),
 
 
+rule regulatory:
+    input:
+        rules.write_tracks.output,
+        rules.gather_sites.output,
+        rules.write_regulatory_page.output,
+
+
+rule edits:
+    input:
+        rules.rank_edits.output,
+
+
 rule saturation:
     input:
-        rules.write_saturation.output,
+        lambda wildcards: saturations(),
 
 
 rule estimate:

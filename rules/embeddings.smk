@@ -23,7 +23,7 @@ rule export_embeddings:
     input:
         **EMBEDDED,
         cli=script("export_embeddings.py"),
-        lib=library(*ENGINE, "contigs", "vcf", "variants", "windows", "vectors"),
+        lib=library(*ENGINE, "contigs", "vcf", "variants", "windows", "regions", "vectors"),
         fasta=FASTA,
         contigs=CONTIGS,
         registry=REGISTRY,

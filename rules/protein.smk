@@ -143,7 +143,9 @@ rule gather_protein_evidence:
             model=PROTEIN_MODELS,
             shard=PROTEIN_SHARDS,
         ),
-        structure_profiles=expand(rules.score_structures.output.profiles, proteins="{base}/protein", model=STRUCTURE_MODELS),
+        structure_profiles=expand(
+            rules.score_structures.output.profiles, proteins="{base}/protein", model=STRUCTURE_MODELS
+        ),
         residues=expand(rules.describe_structures.output.residues, proteins="{base}/protein") if STRUCTURES else [],
         structures=expand(rules.describe_structures.output.structures, proteins="{base}/protein") if STRUCTURES else [],
         # fitted with what the model says of the backbone alone

@@ -4,6 +4,7 @@ FOLDING = config["protein"]["folding"]
 # Key of the config, kind of model (None for any), the names there.
 NAMED = [(f"models.{kind}", kind, config["models"][kind]) for kind in ("dna", "protein", "structure")]
 NAMED += [("protein.folding", "folding", [FOLDING] if FOLDING else [])]
+NAMED += [("regulatory.model", "dna", [config["regulatory"]["model"]] if config["regulatory"]["model"] else [])]
 NAMED += [("models.remote_code", None, config["models"]["remote_code"])]
 ALL_MODELS = list(dict.fromkeys(name for _, kind, names in NAMED if kind for name in names))
 

@@ -1,10 +1,24 @@
-"""Saturation, on request only (target `saturation`): every substitution of chosen proteins.
+"""Saturation, on request only (target `saturation`): every substitution of chosen proteins, every change in regions.
 
-Requires  config: protein.saturation, reference.genes, models (protein, structure)
-Produces  results/{cohort}/saturation/proteins.parquet   the chosen proteins
-          results/{cohort}/saturation.tsv                LLR and features of every substitution
-          results/{cohort}/saturation.html               heat maps, one self-contained file
+Requires  config: protein.saturation, reference.genes, models (protein, structure); regions, saturation, models.dna
+Produces  results/{cohort}/saturation/proteins.parquet            the chosen proteins
+          results/{cohort}/saturation.tsv                         LLR and features of every substitution
+          results/{cohort}/saturation.html                        heat maps, one self-contained file
+          results/{cohort}/saturated_regions/variants.parquet     every change in the regions, for the stages of a cohort
+          results/{cohort}/saturated_regions/worst.{model}.bw     lowest LLR of each position
+          results/{cohort}/saturated_regions.tsv, .html           the same for regions
 """
+
+
+def saturations():
+    """What the target makes: proteins, regions or both."""
+    found = [*(rules.write_saturation.output if config["protein"]["saturation"] else [])]
+    found += rules.write_region_saturation.output if config["regions"] else []
+    if not found:
+        raise WorkflowError(
+            "config: nothing to saturate; name genes or transcripts in protein.saturation, or a BED file in regions"
+        )
+    return found
 
 
 rule list_saturated_proteins:
@@ -71,3 +85,70 @@ rule write_saturation:
         " --structure-profiles {input.structure_profiles:q} --residues {input.residues:q}"
         " --structures {input.structures:q} --cohort {params.cohort:q} --template-dir {params.template:q}"
         " --table {output.table:q} --output {output.html:q} 2>&1 | tee {log:q} >&2"
+
+
+rule list_saturation:
+    input:
+        cli=script("list_saturation.py"),
+        lib=library(*REGION_SATURATION),
+        regions=config["regions"] or [],
+        fasta=FASTA,
+        contigs=CONTIGS,
+    output:
+        variants=f"{SATURATED}/variants.parquet",
+        summary=f"{SATURATED}/variants.json",
+    log:
+        f"logs/{COHORT}/list_saturation.log",
+    conda:
+        "../envs/windows.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    params:
+        aliases=json.dumps(config["reference"]["aliases"]),
+        deletions=config["saturation"]["deletions"],
+    shell:
+        "python {input.cli:q} --regions {input.regions:q} --fasta {input.fasta:q} --contigs {input.contigs:q}"
+        " --aliases {params.aliases:q} --deletions {params.deletions} --output {output.variants:q}"
+        " --summary {output.summary:q} 2>&1 | tee {log:q} >&2"
+
+
+rule write_region_saturation:
+    input:
+        cli=script("write_region_saturation.py"),
+        lib=library(*REGION_SATURATION),
+        template=workflow.source_path("../report/region_saturation.html.j2"),
+        assets=[
+            workflow.source_path(f"../report/{name}")
+            for name in ("report.css", "panels.css", "region_saturation.css", "marks.js", "region_saturation.js")
+        ],
+        variants=rules.list_saturation.output.variants,
+        summary=rules.list_saturation.output.summary,
+        scores=expand(rules.gather_scores.output.scores, base=SATURATED, model=MODELS),
+        consequences=expand(rules.annotate_consequences.output.table, base=SATURATED) if GENES else [],
+        fasta=FASTA,
+        contigs=CONTIGS,
+    output:
+        table=f"results/{COHORT}/saturated_regions.tsv",
+        html=f"results/{COHORT}/saturated_regions.html",
+        tracks=expand(f"{SATURATED}/worst.{{model}}.bw", model=MODELS),
+        deletions=expand(
+            f"{SATURATED}/worst_deletion.{{model}}.bw", model=MODELS if config["saturation"]["deletions"] else []
+        ),
+    log:
+        f"logs/{COHORT}/write_region_saturation.log",
+    conda:
+        "../envs/regulatory.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        models=MODELS,
+        cohort=COHORT,
+        template=subpath(input.template, parent=True),
+    shell:
+        "python {input.cli:q} --variants {input.variants:q} --summary {input.summary:q} --models {params.models:q}"
+        " --scores {input.scores:q} --consequences {input.consequences:q} --fasta {input.fasta:q}"
+        " --contigs {input.contigs:q} --cohort {params.cohort:q} --template-dir {params.template:q}"
+        " --table {output.table:q} --tracks {output.tracks:q} --deletion-tracks {output.deletions:q}"
+        " --output {output.html:q} 2>&1 | tee {log:q} >&2"

@@ -25,6 +25,7 @@ from seqprior.report import environment, inlined, policy_of
 if TYPE_CHECKING:
     import pandas
 
+SHOWN = {".bw", ".bed", ".tsv", ".xml"}  # kinds of files that are named
 TOP = 20  # rows of each table of calls
 MOTIFS_SHOWN = 12  # of an element
 LARGEST_MAP = 400  # pixels a side of a dependency map; what is larger is drawn by the strongest of its neighbours
@@ -166,13 +167,13 @@ def write_page(
     stats: Sequence[Path],
     dependencies: Path | None,
     fdr: float,
-    files: Sequence[str],
+    folder: Path,
 ) -> None:
     """Write the page.
 
     Args:
         template_dir: folder of regulatory.html.j2 and its style. calls: elements.bed. sites: sites.tsv.
-        stats: what each job of the scan reports. files: other results, to be named.
+        stats: what each job of the scan reports. folder: of the other results, to be named.
     """
     import pandas as pd
 
@@ -193,7 +194,7 @@ def write_page(
             maps=dependency_maps(pd.read_parquet(dependencies)) if dependencies else [],
             measures=MEASURE_TEXT,
             fdr=fdr,
-            files=files,
+            files=sorted(path.name for path in folder.glob("*.*") if path.suffix in SHOWN),
             top=TOP,
             style=style,
             policy=policy_of(style_source, "'none'"),

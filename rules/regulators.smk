@@ -1,0 +1,52 @@
+"""Where the regulatory stage keeps its files, and what the config asks of it."""
+
+REGULATORY = f"{VARIANTS}/regulatory"
+ELEMENTS = config["regulatory"]["elements"]
+# Elements with labelled intervals get a head here; the others bring one.
+TRAINED = [name for name, source in ELEMENTS.items() if not source["head"]]
+REGULATOR = config["regulatory"]["model"] or MODELS[0]
+SCANS = [f"{number:04d}" for number in range(config["regulatory"]["shards"])]
+CONTROL = "control"
+MUTATED = list(ELEMENTS) if config["regulatory"]["mutagenesis_windows"] else []
+
+
+wildcard_constraints:
+    element=one_of(TRAINED if config["regulatory"]["mutagenesis_windows"] == 0 else list(ELEMENTS)),
+    scan=one_of([*SCANS, CONTROL]),
+
+
+for name, source in ELEMENTS.items():
+    where = f"config, regulatory.elements.{name}"
+    if bool(source["head"]) == bool(source["intervals"]):
+        raise WorkflowError(f"{where}: name either intervals, to train a head on them, or head, a trained one")
+    require_files([source["intervals"], source["negatives"]], where)
+    require_files([f"{source['head']}/head.json"] if source["head"] else [], where)
+for key in ("motifs", "dependencies"):
+    require_files([config["regulatory"][key]], f"config, regulatory.{key}")
+
+
+def head_files(name):
+    """Description and weights of an element's head."""
+    folder = ELEMENTS[name]["head"] or f"{REGULATORY}/elements/{name}/head"
+    return [f"{folder}/{file}" for file in ("head.json", "head.safetensors")]
+
+
+def head_folder(name):
+    return os.path.dirname(head_files(name)[0])
+
+
+def scanned_for():
+    """A scan has to be for something."""
+    if not ELEMENTS and config["regulatory"]["information"] == "none":
+        raise WorkflowError(
+            "config, regulatory: neither elements nor information tracks are asked for; name an element or set information"
+        )
+    return []
+
+
+# Library files of the jobs that read states of windows, and of those that scan.
+READER = ("contigs", "features", "heads", "regions", "variants", "vcf", "vectors", "windows")
+SCANNER = ("embedding", "information", "scanning", "shuffling", "tracks")
+SITES = ("errors", "files", "columns", "contigs", "sequence", "significance", "tracks", "motifs", "constraint")
+REGION_SATURATION = ("errors", "files", "columns")
+REGULATED = []
