@@ -90,7 +90,7 @@ rule rank_edits:
         regulation=expand(rules.score_regulation.output.table, base=EDITED) if REGULATED else [],
     output:
         tsv=f"results/{COHORT}/edits.tsv",
-        parquet=f"{EDITED}/ranked.parquet",
+        parquet=f"results/{COHORT}/edits.parquet",
     log:
         f"logs/{COHORT}/rank_edits.log",
     conda:

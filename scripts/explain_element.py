@@ -32,11 +32,14 @@ def main() -> None:
     from seqprior import mutagenesis
     from seqprior.contigs import ContigNames, read_contigs
     from seqprior.loading import Job, Reading, arithmetic_of, open_scheme
-    from seqprior.motifs import read_motifs
     from seqprior.scanning import load_heads
 
     settings, names = args.settings, ContigNames(read_contigs(args.contigs), args.aliases)
-    known = read_motifs(args.motifs) if args.motifs else []
+    known = []
+    if args.motifs:
+        from seqprior.motifs import read_motifs
+
+        known = read_motifs(args.motifs)
     lengths = {contig.name: contig.length for contig in names.contigs.values()}
     facts, digest, _ = open_scheme(args.registry, args.model, args.checkpoint, args.lock, args.allow_code, Reading())
     head = load_heads({args.element: args.head}, args.model, digest)[args.element]

@@ -51,6 +51,7 @@ RATE, DECAY, WARM_UP, PATIENCE = 0.01, 0.01, 0.2, 8  # AdamW's, share of steps t
 STRENGTHS = (0.001, 0.01, 0.1)  # inverse penalties of logistic regressions
 BASELINE_WINDOWS = 20_000  # that a baseline is fitted to at most: its counts are in memory
 KMERS = {"6-mers": [range(6)], "gapped 6-mers": [(0, 1, 2, 3 + gap, 4 + gap, 5 + gap) for gap in range(11)]}
+FEWEST_ISOTONIC = 1000  # intervals from which isotonic calibration is tried
 RESAMPLES, RESAMPLED_TOGETHER = 1000, 50
 BLOCK, FEWEST_BLOCKS = 100_000, 20  # bases of a contig that are resampled as one, unless there are too few such blocks
 BINS = 10  # of probabilities, for the calibration error
@@ -393,13 +394,15 @@ def cross_calibrated(
     """Probabilities of each interval by a calibration that was fitted to the other folds.
 
     Returns:
-        The method with the lower Brier score, and of each method the probabilities (N,) and the Brier score.
+        The method with the lower Brier score, and of each method the probabilities (N,) and the Brier score. Isotonic
+        regression is tried where there are enough intervals: of few it makes a ragged curve.
     """
-    found = {method: np.zeros(len(logits)) for method in FITTERS}
+    methods = FITTERS if len(labels) >= FEWEST_ISOTONIC else ("platt",)
+    found = {method: np.zeros(len(logits)) for method in methods}
     for fold in np.unique(folds):
         own = folds == fold
-        for method, fit in FITTERS.items():
-            found[method][own] = fit(logits[~own], labels[~own])(logits[own])
+        for method in methods:
+            found[method][own] = FITTERS[method](logits[~own], labels[~own])(logits[own])
     scores = {method: float(np.mean((values - labels) ** 2)) for method, values in found.items()}
     return min(scores, key=lambda method: scores[method]), found, scores
 

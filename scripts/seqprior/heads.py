@@ -144,13 +144,18 @@ def fit_platt(logits: np.ndarray, labels: np.ndarray) -> Calibration:
 
 
 def fit_isotonic(logits: np.ndarray, labels: np.ndarray) -> Calibration:
-    """A rising step curve, joined by lines. Its ends are those of as many windows as there were, not 0 and 1."""
+    """A rising curve through the middles of isotonic regression's steps (Oron and Flournoy 2017): steps would tie.
+
+    Its ends are those of as many windows as there were, not 0 and 1.
+    """
     from sklearn.isotonic import IsotonicRegression
 
     least = 1 / (len(labels) + 2)
-    fitted = IsotonicRegression(y_min=least, y_max=1 - least).fit(np.asarray(logits, np.float64), labels)
-    points = zip(fitted.X_thresholds_.tolist(), fitted.y_thresholds_.tolist(), strict=True)
-    return Calibration("isotonic", points=tuple(points))
+    logits = np.asarray(logits, np.float64)
+    levels = IsotonicRegression(y_min=least, y_max=1 - least).fit_transform(logits, labels)
+    heights, step = np.unique(levels, return_inverse=True)
+    middles = np.bincount(step, logits) / np.bincount(step)
+    return Calibration("isotonic", points=tuple(zip(middles.tolist(), heights.tolist(), strict=True)))
 
 
 FITTERS = {"platt": fit_platt, "isotonic": fit_isotonic}

@@ -22,6 +22,7 @@ from seqprior.sequence import BASES, UNKNOWN
 if TYPE_CHECKING:
     import pandas as pd
 
+HITS = ["motif_name", "sequence_name", "start", "end", "strand", "score", "p-value"]  # memelite's columns that are used
 FLOOR = 1e-3  # added to each probability before the logarithm, for positions that have never seen a base
 SUM_TOLERANCE = 0.02  # by which the probabilities of a position may miss 1 from rounding
 # Letters in a unit square, so that they can be stretched to any height; Okabe and Ito's colours, safe for the
@@ -176,7 +177,7 @@ def scan(motifs: Sequence[Motif], sequences: Sequence[np.ndarray], threshold: fl
         one_hot[row, codes[known], known] = 1
     by_number = {str(number): motif.matrix.T for number, motif in enumerate(motifs) if len(motif.matrix) <= longest}
     hits = fimo(by_number, one_hot, threshold=threshold) if by_number else []
-    found = pd.concat([pd.DataFrame(columns=[*columns, "motif_name", "sequence_name"]), *hits], ignore_index=True)
+    found = pd.concat([pd.DataFrame(columns=HITS), *hits], ignore_index=True)
     lengths = np.array([len(codes) for codes in sequences])
     table = pd.DataFrame(
         {
@@ -186,7 +187,7 @@ def scan(motifs: Sequence[Motif], sequences: Sequence[np.ndarray], threshold: fl
             "strand": found["strand"].astype(str),
             "motif": found["motif_name"].astype(str).str.removesuffix("-rc").astype("int64"),
             "score": found["score"].astype(float),
-            "p_value": (found["p-value"] if "p-value" in found else found["p_value"]).astype(float),
+            "p_value": found["p-value"].astype(float),
         }
     )
     table = table[table["end"] <= lengths[table["sequence"]]]  # shorter sequences are filled up with unknown bases

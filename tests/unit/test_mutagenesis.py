@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import random
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,8 +24,9 @@ from seqprior.adapters import BidirectionalAdapter, load_adapter
 from seqprior.batching import Batcher
 from seqprior.bidirectional import BidirectionalConfig, BidirectionalConvLM
 from seqprior.columns import INTERVALS, MOTIFS, SITES
-from seqprior.contigs import ContigNames, contigs_of
+from seqprior.contigs import ContigNames, contigs_of, write_contigs
 from seqprior.features import Projection, Reader
+from seqprior.heads import Calibration, Head, Network, save_head
 from seqprior.models import ModelFacts
 from seqprior.mutagenesis import (
     Mutagenesis,
@@ -42,6 +46,7 @@ from seqprior.sequence import encode, reverse_complement
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).resolve().parents[2]
 CONFIG = BidirectionalConfig(width=8, kernel=3, dilations=(1, 2, 4), head=8)
 WIDTH = 24
 
@@ -385,3 +390,62 @@ def test_no_window_gives_empty_files_that_can_be_read(tmp_path):
     with pyBigWig.open(str(tmp_path / "c.bw")) as file:
         assert file.chroms() == {"one": 400}
         assert np.isnan(file.values("one", 0, 400)).all()
+
+
+def site_folder(folder: Path) -> Path:
+    """A trained head whose first detector knows the site on either strand."""
+    network = Network("sequence", 0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+        network.detectors.weight[0, encode(SITE).astype(np.int64), torch.arange(2, 2 + len(SITE))] = 1.0
+        network.out.weight[0, 0] = 1.0
+    save_head(Head("E", "sequence", 60, network, Calibration("platt")), folder)
+    return folder
+
+
+def test_the_script_explains_a_head_that_sees_bases_alone(tmp_path):
+    rng = random.Random(3)
+    genome, rows = list(bases(6000, 3)), []
+    for number in range(24):
+        at = 200 + 230 * number + rng.randrange(40)
+        genome[at : at + len(SITE)] = SITE if number % 2 else reverse_complement(SITE)
+        rows.append(("one", at - 20, at + 40, f"p{number}", 1, 0, "positives"))
+    fasta = tmp_path / "reference.fa"
+    fasta.write_text(">one\n" + "".join(genome) + "\n")
+    pysam.faidx(str(fasta))
+    write_contigs(contigs_of(fasta), tmp_path / "contigs.tsv")
+    # Half of the sites are known as positives, the others from a scan.
+    pd.DataFrame(rows[:12], columns=list(INTERVALS)).to_parquet(tmp_path / "intervals.parquet")
+    calls = [
+        f"one\t{start - 50}\t{end + 50}\tE\t990\t.\t{start + 30}\t{start + 31}\t0\t0.99\n" for _, start, end, *_ in rows
+    ]
+    (tmp_path / "elements.bed").write_text("".join(calls[12:]))
+    settings = {"mutagenesis_windows": 30, "mutagenesis_context": 5, "fdr": 0.05, "seed": 1}
+    registry, model = ROOT / "config" / "models.yaml", tmp_path / "yeast-mini"
+    common = ["--registry", registry, "--model", "yeast-mini", "--lock", tmp_path / "models.lock"]
+    command = ["explain_element.py", "--element", "E", "--head", site_folder(tmp_path / "head"), *common]
+    command += ["--intervals", tmp_path / "intervals.parquet", "--calls", tmp_path / "elements.bed", "--fasta", fasta]
+    command += ["--contigs", tmp_path / "contigs.tsv", "--checkpoint", model, "--device", "cpu", "--motifs"]
+    command += ["--settings", json.dumps(settings)]
+    outputs = []
+    for run in ("first", "second"):
+        folder = tmp_path / run
+        names = {"found": "motifs.parquet", "seqlets": "seqlets.parquet", "contributions": "contributions.bw"}
+        command_of_run = [
+            *command,
+            *(word for option, name in names.items() for word in (f"--{option}", folder / name)),
+        ]
+        fetching = ["fetch_model.py", *common, "--output", model]
+        for script, *arguments in ([fetching] if run == "first" else []) + [command_of_run]:
+            subprocess.run([sys.executable, ROOT / "scripts" / script, *map(str, arguments)], check=True, cwd=ROOT)
+        outputs.append([(folder / name).read_bytes() for name in names.values()])
+    assert outputs[0] == outputs[1]
+    sites = pd.read_parquet(tmp_path / "first" / "seqlets.parquet")
+    assert sites["start"].tolist() == [start + 20 for _, start, *_ in rows]
+    assert (sites["end"] - sites["start"] == len(SITE)).all()
+    assert sites["strand"].nunique() == 2 and set(sites["strand"][::2]).isdisjoint(sites["strand"][1::2])
+    (motif,) = pd.read_parquet(tmp_path / "first" / "motifs.parquet").to_dict("records")
+    assert motif["sites"] == 24 and motif["consensus"] in (SITE, reverse_complement(SITE))
+    with pyBigWig.open(str(tmp_path / "first" / "contributions.bw")) as file:
+        assert file.values("one", *sites.loc[3, ["start", "end"]]) == pytest.approx([1.0] * len(SITE))
