@@ -48,5 +48,7 @@ def scanned_for():
 READER = ("contigs", "features", "heads", "regions", "variants", "vcf", "vectors", "windows")
 SCANNER = ("embedding", "information", "scanning", "shuffling", "tracks")
 SITES = ("errors", "files", "columns", "contigs", "sequence", "significance", "tracks", "motifs", "constraint")
-REGION_SATURATION = ("errors", "files", "columns")
+REGION_SATURATION = ("errors", "files", "columns", "contigs", "sequence", "vcf", "variants", "models", "shards")
+REGION_SATURATION += ("windows", "regions", "residues", "structures", "structure_features", "profiles", "panels")
+REGION_SATURATION += ("report", "saturation", "region_saturation")
 REGULATED = []

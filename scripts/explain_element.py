@@ -30,16 +30,14 @@ def main() -> None:
 
     os.environ["HF_HUB_OFFLINE"] = "1"  # what a job reads is in its verified folder
     from seqprior import mutagenesis
+    from seqprior.columns import motifs_schema, sites_schema
     from seqprior.contigs import ContigNames, read_contigs
     from seqprior.loading import Job, Reading, arithmetic_of, open_scheme
+    from seqprior.motifs import read_motifs
     from seqprior.scanning import load_heads
 
     settings, names = args.settings, ContigNames(read_contigs(args.contigs), args.aliases)
-    known = []
-    if args.motifs:
-        from seqprior.motifs import read_motifs
-
-        known = read_motifs(args.motifs)
+    known = read_motifs(args.motifs) if args.motifs else []
     lengths = {contig.name: contig.length for contig in names.contigs.values()}
     facts, digest, _ = open_scheme(args.registry, args.model, args.checkpoint, args.lock, args.allow_code, Reading())
     head = load_heads({args.element: args.head}, args.model, digest)[args.element]
@@ -50,8 +48,8 @@ def main() -> None:
         most, context = settings["mutagenesis_windows"], settings["mutagenesis_context"]
         windows = mutagenesis.most_probable(asker, args.fasta, places, most, context)
         found = mutagenesis.explain(asker, args.element, windows, known, settings["fdr"], settings["seed"], lengths)
-    mutagenesis.write_table(found.motifs, args.found, mutagenesis.motifs_schema())
-    mutagenesis.write_table(found.sites, args.seqlets, mutagenesis.sites_schema())
+    mutagenesis.write_table(found.motifs, args.found, motifs_schema())
+    mutagenesis.write_table(found.sites, args.seqlets, sites_schema())
     mutagenesis.write_contributions(found, lengths, args.contributions)
 
 

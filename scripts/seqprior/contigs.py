@@ -138,8 +138,8 @@ class ContigNames:
         return contig if contig is not None and contig.length != length else None
 
 
-# Chromosome, length and accessions (RefSeq, GenBank), as in NCBI's assembly reports, and other names. T2T-CHM13's own mitochondrion
-# (CP068254.1) is left out: it is as long as the rCRS, so the length cannot tell the two apart.
+# Chromosome, length and accessions (RefSeq, GenBank), as in NCBI's assembly reports, and other names. T2T-CHM13's own
+# mitochondrion (CP068254.1) is left out: it is as long as the rCRS, so the length cannot tell the two apart.
 CHROMOSOMES = """
 # GRCh37
 1 249250621 NC_000001.10 CM000663.1

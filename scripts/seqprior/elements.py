@@ -388,23 +388,40 @@ def hold_out(windows: Windows, choice: Training) -> HeldOut:
     return found
 
 
-def cross_calibrated(
-    logits: np.ndarray, labels: np.ndarray, folds: np.ndarray
-) -> tuple[str, dict[str, np.ndarray], dict[str, float]]:
-    """Probabilities of each interval by a calibration that was fitted to the other folds.
+@dataclass
+class CrossCalibrated:
+    """Probabilities of each interval by calibrations that were fitted to the other folds.
 
-    Returns:
-        The method with the lower Brier score, and of each method the probabilities (N,) and the Brier score. Isotonic
-        regression is tried where there are enough intervals: of few it makes a ragged curve.
+    Attributes:
+        probabilities: of each method that was tried, float64 (N,). briers: their Brier scores.
+        scaled: the logits on the scale of Platt's curve, so that those of different heads compare.
     """
-    methods = FITTERS if len(labels) >= FEWEST_ISOTONIC else ("platt",)
+
+    probabilities: dict[str, np.ndarray]
+    briers: dict[str, float]
+    scaled: np.ndarray
+
+    @property
+    def method(self) -> str:
+        """The one with the lower Brier score."""
+        return min(self.briers, key=lambda method: self.briers[method])
+
+
+def cross_calibrated(logits: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> CrossCalibrated:
+    """Isotonic regression is tried where there are `FEWEST_ISOTONIC` intervals: of few it makes a ragged curve."""
+    methods = tuple(FITTERS) if len(labels) >= FEWEST_ISOTONIC else ("platt",)
     found = {method: np.zeros(len(logits)) for method in methods}
+    scaled = np.zeros(len(logits))
     for fold in np.unique(folds):
         own = folds == fold
         for method in methods:
-            found[method][own] = FITTERS[method](logits[~own], labels[~own])(logits[own])
-    scores = {method: float(np.mean((values - labels) ** 2)) for method, values in found.items()}
-    return min(scores, key=lambda method: scores[method]), found, scores
+            fitted = FITTERS[method](logits[~own], labels[~own])
+            found[method][own] = fitted(logits[own])
+            if method == "platt":
+                scaled[own] = fitted.scaled(logits[own])
+    return CrossCalibrated(
+        found, {name: float(weighted_brier(each, labels)[0]) for name, each in found.items()}, scaled
+    )
 
 
 # --- measures: every one takes weights (R, N), one row for each resample, and gives (R,) ---
@@ -492,12 +509,16 @@ class Resamples:
 
 @dataclass
 class Report:
-    """Tables and figures of one element; `finding` is a sentence on what the model's states add."""
+    """Tables and figures of one element.
+
+    `briers` has, for each head and baseline, the held-out Brier score of each calibration that was tried. `finding` is
+    a sentence on what the model's states add.
+    """
 
     metrics: pd.DataFrame
     predictions: pd.DataFrame
     curves: dict[str, dict[str, list[list[float]]]]
-    calibrations: dict[str, dict[str, float]]
+    briers: dict[str, dict[str, float]]
     finding: str
 
 
@@ -508,16 +529,12 @@ def judge(element: str, table: pd.DataFrame, found: HeldOut, seed: int) -> Repor
     labels, folds = table["label"].to_numpy(np.int64), table["fold"].to_numpy(np.int64)
     resamples = Resamples.of(table, seed)
     heads = list(found.inner)
-    logits, probabilities, briers = dict(found.logits), {}, {}
-    comparable = {}  # logits of heads that differ in scale, each brought to that of the label's logit
-    for name, values in found.logits.items():
-        method, by_method, briers[name] = cross_calibrated(values, labels, folds)
-        probabilities[name] = by_method[method]
-        comparable[name] = np.log(by_method["platt"]) - np.log1p(-by_method["platt"])
-    logits["selected"], probabilities["selected"] = (
-        np.select([folds == fold for fold in range(len(found.chosen))], [values[kind] for kind in found.chosen])
-        for values in (comparable, probabilities)
-    )
+    calibrated = {name: cross_calibrated(values, labels, folds) for name, values in found.logits.items()}
+    logits = dict(found.logits)
+    probabilities = {name: each.probabilities[each.method] for name, each in calibrated.items()}
+    in_fold = [folds == fold for fold in range(len(found.chosen))]
+    logits["selected"] = np.select(in_fold, [calibrated[kind].scaled for kind in found.chosen])
+    probabilities["selected"] = np.select(in_fold, [probabilities[kind] for kind in found.chosen])
     rows, parts, curves = [], [], {}
     for name in (*heads, "selected", *KMERS):
         role = "baseline" if name in KMERS else "selected" if name == "selected" else "head"
@@ -535,6 +552,7 @@ def judge(element: str, table: pd.DataFrame, found: HeldOut, seed: int) -> Repor
     finding = ""
     if BOTH in heads and ALONE in heads:
         finding = compared(logits[BOTH], logits[ALONE], labels, resamples)
+    briers = {name: each.briers for name, each in calibrated.items()}
     return Report(metrics, pd.concat(parts, ignore_index=True), curves, briers, finding)
 
 
@@ -589,7 +607,7 @@ def final_head(
     kind = found.preferred
     last = windows.folds == windows.folds.max()
     network = train(kind, windows, np.flatnonzero(~last), np.flatnonzero(last), choice.epochs, choice.seed)
-    method, _, _ = cross_calibrated(found.logits[kind], windows.labels, windows.folds)
+    method = cross_calibrated(found.logits[kind], windows.labels, windows.folds).method
     calibration = FITTERS[method](found.logits[kind], windows.labels)
     read = reading if uses_states(kind) else {}
     return Head(element, kind, choice.window, network, calibration, threshold=choice.threshold, finding=finding, **read)
@@ -630,7 +648,7 @@ def card(head: Head, report: Report, found: HeldOut, counts: Mapping[str, Any], 
     for (name, role), rows in metrics.groupby(["head", "role"], sort=False):
         cells = [f"{row.value:.3f} ({row.low:.3f} to {row.high:.3f})" for row in rows.itertuples()]
         lines.append(f"| {name} | {role} | {' | '.join(cells)} |")
-    brier = report.calibrations[head.kind]
+    brier = report.briers[head.kind]
     inner = ", ".join(f"{kind} {np.mean(scores):.3f}" for kind, scores in found.inner.items())
     lines += [
         "",

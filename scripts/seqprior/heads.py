@@ -6,7 +6,7 @@ that a window and its reverse complement have the same logit. Kinds:
 - linear: logistic regression on features pooled over the window, by mean and by maximum
 - attention: means of the features, each weighted by its own attention over the window (Ilse et al. 2018, ICML)
 - sequence: motif detectors, convolutions over the bases of which the strongest match counts (Alipanahi et al. 2015)
-- convolution: detectors of one hidden layer over the features, pooled by mean and maximum
+- convolution: convolutions over the features, pooled by mean and maximum
 - convolution-and-sequence: both of these side by side
 
 A head's folder holds head.safetensors, head.json and a model card, README.md. Nothing is unpickled.
@@ -32,7 +32,7 @@ from seqprior.features import Projection
 KINDS = ("sequence", "linear", "attention", "convolution", "convolution-and-sequence")  # the simplest first
 WEIGHTS, DESCRIPTION = "head.safetensors", "head.json"
 DETECTORS, MOTIF_LENGTH = 32, 15  # of the bases
-HIDDEN = 8  # detectors of the features
+HIDDEN, HIDDEN_LENGTH = 16, 5  # detectors of the features
 ATTENTIONS = 4
 DROPOUT = 0.3
 DROPPED_STATES = 0.3  # of the windows of a training step whose features are withheld, so that bases are learned too
@@ -66,7 +66,7 @@ class Network(nn.Module):
         elif kind == "linear":
             pooled = 2 * features
         elif kind != "sequence":
-            self.hidden = nn.Linear(features, HIDDEN)
+            self.hidden = nn.Conv1d(features, HIDDEN, HIDDEN_LENGTH, padding=HIDDEN_LENGTH // 2)
             pooled = 2 * HIDDEN
         self.register_buffer("centre", torch.zeros(pooled))
         self.register_buffer("spread", torch.ones(pooled))
@@ -94,7 +94,8 @@ class Network(nn.Module):
             first, second = (self._attended(strand) for strand in (forward, reverse))
             return (first + second) / 2
         if self.kind != "linear":
-            forward, reverse = (F.relu(self.hidden(strand)) for strand in (forward, reverse))
+            readings = (forward, reverse.flip(1))  # each from its strand's 5' end
+            forward, reverse = (F.relu(self.hidden(each.transpose(1, 2)).transpose(1, 2)) for each in readings)
         mean = (forward.mean(1) + reverse.mean(1)) / 2
         return torch.cat([mean, torch.maximum(forward.amax(1), reverse.amax(1))], 1)
 
@@ -129,17 +130,29 @@ class Calibration:
 
     def __call__(self, logits: np.ndarray) -> np.ndarray:
         """Probabilities, float64 of the same shape."""
-        logits = np.asarray(logits, np.float64)
         if self.method == "isotonic":
             return np.interp(logits, *np.array(self.points).T)
-        return 0.5 * (1 + np.tanh((self.slope * logits + self.intercept) / 2))
+        return 0.5 * (1 + np.tanh(self.scaled(logits) / 2))
+
+    def scaled(self, logits: np.ndarray) -> np.ndarray:
+        """Of the method 'platt', the logits of the probabilities."""
+        return self.slope * np.asarray(logits, np.float64) + self.intercept
 
 
 def fit_platt(logits: np.ndarray, labels: np.ndarray) -> Calibration:
-    """A logistic curve; logits (N,), labels (N,) of 0 and 1, both present."""
+    """A logistic curve; logits (N,), labels (N,) of 0 and 1, both present.
+
+    As Platt has it, each label counts as a little less than sure, so that perfect separation gives a finite slope.
+    """
     from sklearn.linear_model import LogisticRegression
 
-    fitted = LogisticRegression(C=1e6).fit(np.asarray(logits, np.float64)[:, None], labels)
+    positives = int(np.sum(labels))
+    alike = np.where(labels == 1, positives, len(labels) - positives)  # how many have an interval's label
+    sure = (alike + 1) / (alike + 2)
+    logits = np.asarray(logits, np.float64)[:, None]
+    fitted = LogisticRegression(C=1e6, max_iter=1000).fit(
+        np.concatenate([logits, logits]), np.concatenate([labels, 1 - labels]), np.concatenate([sure, 1 - sure])
+    )
     return Calibration("platt", float(fitted.coef_[0, 0]), float(fitted.intercept_[0]))
 
 

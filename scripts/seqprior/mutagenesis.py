@@ -30,9 +30,10 @@ from seqprior.columns import MOTIFS, SITES
 from seqprior.contigs import ContigNames
 from seqprior.features import Reader
 from seqprior.files import written_whole
+from seqprior.motifs import Match, nearest
 from seqprior.regions import region_lines
 from seqprior.scanning import asked
-from seqprior.seqlets import Match, Motif, Seqlet, consensus, find_motifs, find_seqlets, nearest, significant
+from seqprior.seqlets import Motif, Seqlet, consensus, find_motifs, find_seqlets, significant
 from seqprior.sequence import BASES, encode
 from seqprior.shuffling import dinucleotide_shuffle
 from seqprior.vectors import HELD_BASES
@@ -82,7 +83,7 @@ class Mutagenesis:
 
     Attributes:
         reader: reads the states that the head was trained on, through its projection; None for a head that sees bases
-            alone. device: of the head.
+            alone. device: of the model; the head works on the CPU.
     """
 
     head: Head
@@ -487,24 +488,6 @@ def write_table(table: pd.DataFrame, output: Path, schema: pa.Schema) -> None:
 
     with written_whole(output) as partial:
         pq.write_table(pa.Table.from_pandas(table, schema=schema, preserve_index=False), partial)
-
-
-def sites_schema() -> pa.Schema:
-    """Arrow types of a table of `SITES`."""
-    import pyarrow as pa
-
-    kinds = {"start": pa.int64(), "end": pa.int64()}
-    kinds |= dict.fromkeys(("score", "p_value", "q_value", "motif_p_value", "motif_q_value"), pa.float64())
-    return pa.schema([(name, kinds.get(name, pa.string())) for name in SITES])
-
-
-def motifs_schema() -> pa.Schema:
-    """Arrow types of a table of `MOTIFS`."""
-    import pyarrow as pa
-
-    kinds = {"sites": pa.int64(), "matrix": pa.list_(pa.float64()), "offset": pa.int64()}
-    kinds |= dict.fromkeys(("p_value", "q_value"), pa.float64())
-    return pa.schema([(name, kinds.get(name, pa.string())) for name in MOTIFS])
 
 
 def open_mutagenesis(head: Head, job: Job, arithmetic: str, batch_tokens: int | None) -> Mutagenesis:

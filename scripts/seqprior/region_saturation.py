@@ -66,7 +66,7 @@ def given_regions(bed: Path, names: ContigNames) -> list[Region]:
     Raises:
         BadInput: a line is no region, or no region holds a base of the reference.
     """
-    from seqprior.vectors import read_regions
+    from seqprior.regions import read_regions
 
     regions = []
     for row in read_regions(bed, names):

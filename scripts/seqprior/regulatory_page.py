@@ -143,14 +143,14 @@ def element_view(files: ElementFiles) -> dict[str, Any]:
         curves = json.loads(files.curves.read_text(encoding="utf-8"))
         view["legend"] = list(curves)
         view["figures"] = [
-            Markup(curve_svg(kind, {name: own[kind] for name, own in curves.items()}))  # noqa: S704, text is escaped
+            Markup(curve_svg(kind, {name: own[kind] for name, own in curves.items()}))
             for kind in CURVES
         ]
     if files.motifs:
         motifs = pd.read_parquet(files.motifs)
         for row in motifs.head(MOTIFS_SHOWN).to_dict("records"):
             matrix = np.asarray(row["matrix"], float).reshape(-1, 4)
-            view["motifs"].append({**row, "logo": Markup(logo_svg(matrix, f"Motif {row['motif']}"))})  # noqa: S704
+            view["motifs"].append({**row, "logo": Markup(logo_svg(matrix, f"Motif {row['motif']}"))})
         view["more_motifs"] = max(len(motifs) - MOTIFS_SHOWN, 0)
     return view
 

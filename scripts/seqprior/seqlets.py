@@ -11,15 +11,12 @@ one. Nothing is random.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from seqprior.motifs import Motif as KnownMotif
+from seqprior.significance import SHORTEST, error_rates, standing_out
 
-SHORTEST, LONGEST = 4, 40  # bases of a seqlet
 HALF = 15  # bases of a patch on either side of its middle
 SHIFT = 8  # largest shift at which patches are compared
 CLUSTERED = 2000  # seqlets, the strongest, that are compared with each other
@@ -59,68 +56,23 @@ class Motif:
     reverse: tuple[bool, ...]
 
 
-def maximal_runs(values: np.ndarray) -> list[tuple[int, int, float]]:
-    """All maximal-scoring runs [start, end) of the values, with their sums, in order (Ruzzo and Tompa 1999)."""
-    runs: list[tuple[int, int, float, float]] = []  # start, end, sum before start, sum up to end
-    total = 0.0
-    for at, value in enumerate(np.asarray(values, np.float64).tolist()):
-        before, total = total, total + value
-        if value <= 0:
-            continue
-        run = (at, at + 1, before, total)
-        while True:
-            lower = next((n for n in range(len(runs) - 1, -1, -1) if runs[n][2] < run[2]), None)
-            if lower is None or runs[lower][3] >= run[3]:
-                break
-            run = (runs[lower][0], run[1], runs[lower][2], run[3])
-            del runs[lower:]
-        runs.append(run)
-    return [(start, end, up_to - before) for start, end, before, up_to in runs]
-
-
 def find_seqlets(contributions: np.ndarray, baseline: float) -> list[Seqlet]:
-    """Runs of contributions (N, W) above `baseline`; of a run longer than a seqlet may be, the part that is worth most.
-
-    The score is of the contributions themselves. Without p- and q-values.
-    """
-    found = []
-    for window, values in enumerate(contributions):
-        for start, end, _ in maximal_runs(values - baseline):
-            if end - start > LONGEST:
-                sums = np.convolve(values[start:end], np.ones(LONGEST), "valid")
-                start += int(sums.argmax())
-                end = start + LONGEST
-            if end - start >= SHORTEST:
-                found.append(Seqlet(window, start, end, float(values[start:end].sum())))
-    return found
+    """Runs of contributions (N, W) above `baseline`, scored by their contributions. Without p- and q-values."""
+    return [
+        Seqlet(window, *run) for window, values in enumerate(contributions) for run in standing_out(values, baseline)
+    ]
 
 
 def significant(seqlets: Sequence[Seqlet], control: Sequence[Seqlet], bases: int, control_bases: int) -> list[Seqlet]:
-    """The seqlets with p- and q-values from those of shuffled windows.
-
-    The p-value is the share of control seqlets that score as much, the seqlet itself counted among them. The false
-    discovery rate at a score is that of control seqlets per control base over that of seqlets per base. One more
-    control seqlet is counted than was found, so that no q-value is 0. The q-value is the lowest rate at which a seqlet
-    is kept.
+    """The seqlets with p- and q-values from those of shuffled windows, as `significance.error_rates` gives them.
 
     Args:
         bases, control_bases: that were searched.
     """
-    if not seqlets:
-        return []
-    scores = np.array([seqlet.score for seqlet in seqlets])
-    null = np.sort([seqlet.score for seqlet in control])
-    at_least = len(null) - np.searchsorted(null, scores, "left") + 1
-    p_values = at_least / (len(null) + 1)
-    order = np.argsort(scores, kind="stable")
-    found = len(scores) - np.searchsorted(scores[order], scores, "left")
-    rates = (at_least / control_bases) / (found / bases)
-    q_values = np.empty(len(scores))
-    q_values[order] = np.minimum.accumulate(np.minimum(rates[order], 1.0))
-    return [
-        Seqlet(seqlet.window, seqlet.start, seqlet.end, seqlet.score, float(p), float(q))
-        for seqlet, p, q in zip(seqlets, p_values, q_values, strict=True)
-    ]
+    scores, null = (np.array([seqlet.score for seqlet in each]) for each in (seqlets, control))
+    p_values, q_values = error_rates(scores, null, bases, control_bases)
+    pairs = zip(seqlets, p_values.tolist(), q_values.tolist(), strict=True)
+    return [replace(seqlet, p_value=p, q_value=q) for seqlet, p, q in pairs]
 
 
 @dataclass
@@ -305,27 +257,3 @@ def consensus(matrix: np.ndarray) -> str:
     from Bio.motifs.matrix import FrequencyPositionMatrix
 
     return str(FrequencyPositionMatrix("ACGT", dict(zip("ACGT", matrix.T.tolist(), strict=True))).degenerate_consensus)
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """The known motif that a motif is most like, and how it lies. `reverse`: on the other strand."""
-
-    id: str
-    name: str
-    p_value: float
-    q_value: float
-    offset: int
-    reverse: bool
-
-
-def nearest(matrix: np.ndarray, known: Sequence[KnownMotif]) -> Match:
-    from memelite import tomtom
-    from scipy.stats import false_discovery_control
-
-    p, _, offset, _, strand = (values[0] for values in tomtom([matrix.T], [m.matrix.T for m in known], n_jobs=1))
-    q = false_discovery_control(np.clip(p, 0, 1))
-    best = int(p.argmin())
-    return Match(
-        known[best].id, known[best].name, float(p[best]), float(q[best]), int(offset[best]), bool(strand[best])
-    )

@@ -7,7 +7,6 @@ import random
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,11 +22,13 @@ from seqprior import mutagenesis
 from seqprior.adapters import BidirectionalAdapter, load_adapter
 from seqprior.batching import Batcher
 from seqprior.bidirectional import BidirectionalConfig, BidirectionalConvLM
-from seqprior.columns import INTERVALS, MOTIFS, SITES
+from seqprior.columns import INTERVALS, MOTIFS, SITES, motifs_schema, sites_schema
 from seqprior.contigs import ContigNames, contigs_of, write_contigs
 from seqprior.features import Projection, Reader
 from seqprior.heads import Calibration, Head, Network, save_head
 from seqprior.models import ModelFacts
+from seqprior.motifs import Motif as KnownMotif
+from seqprior.motifs import iter_lines
 from seqprior.mutagenesis import (
     Mutagenesis,
     Window,
@@ -275,22 +276,13 @@ class SiteHead:
         return torch.stack(matches).amax(0).float()
 
 
-@dataclass
-class Known:
-    """A motif of a database."""
-
-    id: str
-    name: str
-    matrix: np.ndarray
-
-
-def known_motifs() -> list[Known]:
+def known_motifs() -> list[KnownMotif]:
     rng = np.random.default_rng(9)
     words = [reverse_complement(SITE), *("".join(rng.choice(list("ACGT"), 9)) for _ in range(40))]
     matrices = [np.full((len(word), 4), 0.02) for word in words]
     for matrix, word in zip(matrices, words, strict=True):
         matrix[np.arange(len(word)), encode(word)] = 0.94
-    return [Known(f"M{number}", f"factor {number}", matrix) for number, matrix in enumerate(matrices)]
+    return [KnownMotif(f"M{number}", f"factor {number}", matrix) for number, matrix in enumerate(matrices)]
 
 
 @pytest.fixture(autouse=True)
@@ -382,8 +374,8 @@ def test_contributions_are_averaged_where_windows_overlap(tmp_path):
 
 def test_no_window_gives_empty_files_that_can_be_read(tmp_path):
     found = explain(Mutagenesis(SiteHead(), None), "E", [], [], 0.05, 1, ["one"])
-    mutagenesis.write_table(found.sites, tmp_path / "s.parquet", mutagenesis.sites_schema())
-    mutagenesis.write_table(found.motifs, tmp_path / "m.parquet", mutagenesis.motifs_schema())
+    mutagenesis.write_table(found.sites, tmp_path / "s.parquet", sites_schema())
+    mutagenesis.write_table(found.motifs, tmp_path / "m.parquet", motifs_schema())
     write_contributions(found, {"one": 400}, tmp_path / "c.bw")
     assert pd.read_parquet(tmp_path / "s.parquet").columns.tolist() == list(SITES)
     assert pd.read_parquet(tmp_path / "m.parquet").columns.tolist() == list(MOTIFS)
@@ -426,7 +418,9 @@ def test_the_script_explains_a_head_that_sees_bases_alone(tmp_path):
     common = ["--registry", registry, "--model", "yeast-mini", "--lock", tmp_path / "models.lock"]
     command = ["explain_element.py", "--element", "E", "--head", site_folder(tmp_path / "head"), *common]
     command += ["--intervals", tmp_path / "intervals.parquet", "--calls", tmp_path / "elements.bed", "--fasta", fasta]
-    command += ["--contigs", tmp_path / "contigs.tsv", "--checkpoint", model, "--device", "cpu", "--motifs"]
+    command += ["--contigs", tmp_path / "contigs.tsv", "--checkpoint", model, "--device", "cpu"]
+    (tmp_path / "known.meme").write_text("".join(iter_lines(known_motifs())))
+    command += ["--motifs", tmp_path / "known.meme"]
     command += ["--settings", json.dumps(settings)]
     outputs = []
     for run in ("first", "second"):
@@ -446,6 +440,6 @@ def test_the_script_explains_a_head_that_sees_bases_alone(tmp_path):
     assert (sites["end"] - sites["start"] == len(SITE)).all()
     assert sites["strand"].nunique() == 2 and set(sites["strand"][::2]).isdisjoint(sites["strand"][1::2])
     (motif,) = pd.read_parquet(tmp_path / "first" / "motifs.parquet").to_dict("records")
-    assert motif["sites"] == 24 and motif["consensus"] in (SITE, reverse_complement(SITE))
+    assert motif["sites"] == 24 and motif["match"] == "M0" and motif["consensus"] in (SITE, reverse_complement(SITE))
     with pyBigWig.open(str(tmp_path / "first" / "contributions.bw")) as file:
         assert file.values("one", *sites.loc[3, ["start", "end"]]) == pytest.approx([1.0] * len(SITE))

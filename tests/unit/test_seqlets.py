@@ -8,48 +8,18 @@ import pytest
 from seqprior.seqlets import (
     FEWEST,
     HALF,
-    LONGEST,
     SHIFT,
+    Patches,
     Seqlet,
     alignments,
     clusters,
     consensus,
     find_motifs,
     find_seqlets,
-    maximal_runs,
     significant,
     unit,
 )
-
-
-def runs_by_definition(values: list[int]) -> list[tuple[int, int, float]]:
-    """Ruzzo and Tompa's definition: the best run, the shortest of equal ones, then the same left and right of it."""
-    best = None
-    for start in range(len(values)):
-        for end in range(start + 1, len(values) + 1):
-            total = sum(values[start:end])
-            if total > 0 and (best is None or (total, start - end) > (best[2], best[0] - best[1])):
-                best = (start, end, total)
-    if best is None:
-        return []
-    start, end, _ = best
-    after = [(end + a, end + b, total) for a, b, total in runs_by_definition(values[end:])]
-    return [*runs_by_definition(values[:start]), best, *after]
-
-
-def test_maximal_runs_are_those_of_the_definition():
-    rng = np.random.default_rng(0)
-    found = 0
-    for length in range(1, 30):
-        for _ in range(20):
-            # Real numbers have no ties, of which the definition does not say which run is meant.
-            values = rng.normal(-0.2, 1, length)
-            expected = runs_by_definition(values.tolist())
-            runs = maximal_runs(values)
-            assert [run[:2] for run in runs] == [run[:2] for run in expected]
-            np.testing.assert_allclose([run[2] for run in runs], [run[2] for run in expected])
-            found += len(runs)
-    assert found > 1000
+from seqprior.significance import LONGEST
 
 
 def test_a_seqlet_is_scored_by_its_contributions_and_has_a_length_that_a_site_may_have():
@@ -186,8 +156,6 @@ def test_a_motif_cut_off_by_the_edge_of_a_window_is_still_counted():
 
 def test_clusters_hold_each_row_once():
     codes, worth, _ = planted(8)
-    from seqprior.seqlets import Patches
-
     seqlets = find_seqlets(worth, 0.3)
     patches = Patches.around(seqlets, codes, worth)
     groups = clusters(patches.profiles(np.arange(len(seqlets))))
