@@ -75,6 +75,7 @@ rule rank_variants:
         scores=expand(rules.gather_scores.output.scores, base=VARIANTS, model=MODELS),
         calibrations=expand(rules.calibrate_scores.output.folder, model=MODELS),
         proteins=expand(rules.gather_protein_evidence.output.evidence, base=VARIANTS) if GENES else [],
+        regulation=expand(rules.score_regulation.output.table, base=VARIANTS) if REGULATED else [],
         contigs=CONTIGS,
     output:
         tsv=f"results/{COHORT}/ranked.tsv",
@@ -96,5 +97,5 @@ rule rank_variants:
     shell:
         "python {input.cli:q} --variants {input.variants:q} --records {input.records:q}"
         " --consequences {input.consequences:q} --models {params.models:q} --scores {input.scores:q}"
-        " --calibrations {input.calibrations:q} --proteins {input.proteins:q} --contigs {input.contigs:q} --settings {params.settings:q}"
+        " --calibrations {input.calibrations:q} --proteins {input.proteins:q} --regulation {input.regulation:q} --contigs {input.contigs:q} --settings {params.settings:q}"
         " --tsv {output.tsv:q} --parquet {output.parquet:q} --vcf {output.vcf:q} 2>&1 | tee {log:q} >&2"

@@ -7,6 +7,8 @@ TRAINED = [name for name, source in ELEMENTS.items() if not source["head"]]
 REGULATOR = config["regulatory"]["model"] or MODELS[0]
 SCANS = [f"{number:04d}" for number in range(config["regulatory"]["shards"])]
 CONTROL = "control"
+# Alleles of a cohort and edits get evidence from heads, where there are any.
+REGULATED = bool(ELEMENTS)
 MUTATED = list(ELEMENTS) if config["regulatory"]["mutagenesis_windows"] else []
 
 
@@ -51,4 +53,3 @@ SITES = ("errors", "files", "columns", "contigs", "sequence", "significance", "t
 REGION_SATURATION = ("errors", "files", "columns", "contigs", "sequence", "vcf", "variants", "models", "shards")
 REGION_SATURATION += ("windows", "regions", "residues", "structures", "structure_features", "profiles", "panels")
 REGION_SATURATION += ("report", "saturation", "region_saturation")
-REGULATED = []

@@ -13,7 +13,9 @@ from seqprior.options import add_translation_options
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--variants", type=Path, required=True, help="variants.parquet")
-    parser.add_argument("--records", type=Path, nargs="?", help="records.parquet, to find phased alleles in the input files")
+    parser.add_argument(
+        "--records", type=Path, nargs="?", help="records.parquet, to find phased alleles in the input files"
+    )
     parser.add_argument("--vcfs", type=Path, nargs="*", default=[], help="input files; those with genotypes are read")
     add_translation_options(parser)
     parser.add_argument("--changes", type=Path, required=True, help="output, as Parquet")

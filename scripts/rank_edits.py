@@ -34,10 +34,9 @@ def main() -> None:
     scores = {model: pd.read_parquet(path) for model, path in zip(args.models, args.scores, strict=True)}
     calibrations = {model: read_calibration(path) for model, path in zip(args.models, args.calibrations, strict=True)}
     proteins = pd.read_parquet(args.proteins) if args.proteins else None
-    evidence = join_evidence(pd.read_parquet(args.variants), pd.read_parquet(args.consequences), scores, proteins)
-    if args.regulation:
-        regulation = pd.read_parquet(args.regulation)
-        evidence = evidence.merge(regulation, on="variant_id", how="left", validate="many_to_one")
+    regulation = pd.read_parquet(args.regulation) if args.regulation else None
+    tables = (pd.read_parquet(path) for path in (args.variants, args.consequences))
+    evidence = join_evidence(*tables, scores, proteins, regulation)
     settings = args.settings
     terms = (settings[f"{kind}_{name}"] for kind in ("model", "protein") for name in ("weight", "clip"))
     ranked = rank_alleles(evidence, calibrations, settings["consequence_weights"], *terms)

@@ -18,6 +18,7 @@ def main() -> None:
     parser.add_argument("--scores", type=Path, nargs="+", required=True, help="scores of each model, in that order")
     parser.add_argument("--calibrations", type=Path, nargs="+", required=True, help="calibration of each model")
     parser.add_argument("--proteins", type=Path, nargs="?", help="protein evidence; none without gene models")
+    parser.add_argument("--regulation", type=Path, nargs="?", help="effects on elements and binding sites, if any")
     parser.add_argument("--contigs", type=Path, required=True, help="contig table of the reference")
     parser.add_argument("--settings", type=json.loads, required=True, help="prioritise section of the config, as JSON")
     parser.add_argument("--tsv", type=Path, required=True)
@@ -35,7 +36,9 @@ def main() -> None:
     scores = {model: pd.read_parquet(path) for model, path in zip(args.models, args.scores, strict=True)}
     calibrations = {model: read_calibration(path) for model, path in zip(args.models, args.calibrations, strict=True)}
     proteins = pd.read_parquet(args.proteins) if args.proteins else None
-    evidence = join_evidence(pd.read_parquet(args.variants), pd.read_parquet(args.consequences), scores, proteins)
+    regulation = pd.read_parquet(args.regulation) if args.regulation else None
+    tables = (pd.read_parquet(path) for path in (args.variants, args.consequences))
+    evidence = join_evidence(*tables, scores, proteins, regulation)
     settings = args.settings
     weights = settings["consequence_weights"]
     terms = (settings[f"{kind}_{name}"] for kind in ("model", "protein") for name in ("weight", "clip"))

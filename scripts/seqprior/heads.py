@@ -32,10 +32,11 @@ from seqprior.features import Projection
 KINDS = ("sequence", "linear", "attention", "convolution", "convolution-and-sequence")  # the simplest first
 WEIGHTS, DESCRIPTION = "head.safetensors", "head.json"
 DETECTORS, MOTIF_LENGTH = 32, 15  # of the bases
-HIDDEN, HIDDEN_LENGTH = 16, 5  # detectors of the features
+# Detectors of the features, and their length: less room beside those of the bases, or few positives teach neither.
+HIDDEN = {"convolution": (16, 5), "convolution-and-sequence": (8, 1)}
 ATTENTIONS = 4
 DROPOUT = 0.3
-DROPPED_STATES = 0.3  # of the windows of a training step whose features are withheld, so that bases are learned too
+DROPPED_STATES = 0.5  # of the windows of a training step whose features are withheld, so that bases are learned too
 FEWEST = 1e-6  # smallest spread of a pooled feature that is scaled
 
 
@@ -66,8 +67,9 @@ class Network(nn.Module):
         elif kind == "linear":
             pooled = 2 * features
         elif kind != "sequence":
-            self.hidden = nn.Conv1d(features, HIDDEN, HIDDEN_LENGTH, padding=HIDDEN_LENGTH // 2)
-            pooled = 2 * HIDDEN
+            count, length = HIDDEN[kind]
+            self.hidden = nn.Conv1d(features, count, length, padding=length // 2)
+            pooled = 2 * count
         self.register_buffer("centre", torch.zeros(pooled))
         self.register_buffer("spread", torch.ones(pooled))
         self.dropout = nn.Dropout(DROPOUT)

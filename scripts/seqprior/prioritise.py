@@ -33,6 +33,7 @@ def join_evidence(
     consequences: pd.DataFrame,
     scores: Mapping[str, pd.DataFrame],
     proteins: pd.DataFrame | None = None,
+    regulation: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """One row per allele with its consequence and each model's evidence as `name.model`.
 
@@ -40,6 +41,7 @@ def join_evidence(
         scores: tables of `columns.SCORES`, row by row the alleles of `variants`.
         proteins: as `protein_evidence.protein_evidence` gives it; `hgvs_p` becomes its own where the transcript of the
             consequence is the one that was translated.
+        regulation: as `regulation.score_regulation` writes it; evidence that is no part of the score.
 
     Returns:
         `variant_id` to `reason` of `columns.VARIANTS`, consequence, evidence. An allele is scored if at least one
@@ -61,7 +63,11 @@ def join_evidence(
         reason = np.where(reason == "", table["reason"].to_numpy(object), reason)
     frame["status"] = np.where(scored, str(Status.SCORED), str(Status.SKIPPED))
     frame["reason"] = np.where(scored, "", reason)
-    return frame if proteins is None else _with_proteins(frame, proteins)
+    if proteins is not None:
+        frame = _with_proteins(frame, proteins)
+    if regulation is not None:
+        frame = frame.merge(regulation, on="variant_id", how="left", validate="many_to_one")
+    return frame
 
 
 def _with_proteins(frame: pd.DataFrame, proteins: pd.DataFrame) -> pd.DataFrame:

@@ -143,8 +143,7 @@ def element_view(files: ElementFiles) -> dict[str, Any]:
         curves = json.loads(files.curves.read_text(encoding="utf-8"))
         view["legend"] = list(curves)
         view["figures"] = [
-            Markup(curve_svg(kind, {name: own[kind] for name, own in curves.items()}))
-            for kind in CURVES
+            Markup(curve_svg(kind, {name: own[kind] for name, own in curves.items()})) for kind in CURVES
         ]
     if files.motifs:
         motifs = pd.read_parquet(files.motifs)
