@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: demo test lint format bench scaling proteins accuracy train clean help
+.PHONY: demo test lint format bench scaling proteins regulatory accuracy train clean help
 
 # The Python that creates .venv, and the cores that the workflow may use: `make demo CORES=4 PYTHON=python3.12`.
 PYTHON ?= python3
@@ -66,6 +66,9 @@ scaling: .venv/requirements.stamp ## time and memory from 10,000 to 1,000,000 si
 proteins: .venv/requirements.stamp ## protein changes against csq, and deep mutational scans: benchmarks/results/proteins.tsv, consequences.tsv
 	$(IN_VENV) python benchmarks/consequences.py
 	$(IN_VENV) python benchmarks/proteins.py
+
+regulatory: .venv/requirements-dev.stamp ## elements, binding sites and measured effects with real labels: benchmarks/results/regulatory.tsv
+	$(IN_VENV) python benchmarks/regulatory.py
 
 accuracy: .venv/requirements.stamp ## accuracy on the data that is there: benchmarks/results/accuracy.tsv
 	$(IN_VENV) python benchmarks/accuracy.py

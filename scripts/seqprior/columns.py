@@ -254,6 +254,25 @@ def motifs_schema():
 
 # How far the prediction at one position moves when another is changed. Positions are 0-based.
 DEPENDENCIES = ("region", "chrom", "changed", "read", "effect")
+
+
+class EditReason(StrEnum):
+    """Why an edit has no allele, beside those of `Reason`. The closed list, explained in docs/outputs.md."""
+
+    CHANGES_OVERLAP = "changes_overlap"
+    SEVERAL_CONTIGS = "several_contigs"
+    CHANGES_TOO_FAR_APART = "changes_too_far_apart"
+    NO_GUIDE = "no_guide"
+
+
+EDIT_REASON_TEXT = {
+    EditReason.CHANGES_OVERLAP: "changes of this id overlap, so they cannot be on one chromosome",
+    EditReason.SEVERAL_CONTIGS: "changes of this id are on several contigs, so they are no haplotype",
+    EditReason.CHANGES_TOO_FAR_APART: "the first and last change of this id are too far apart to be scored as one",
+    EditReason.NO_GUIDE: "no guide of the editor reaches the target: no base there that it changes, or no PAM",
+}
+
+
 # One candidate edit, or one outcome of a base editor; `changes` is pos ref>alt joined by ';', pos 1-based.
 EDITS = (
     "edit_id",

@@ -18,14 +18,13 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from enum import StrEnum
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 from seqprior.base_editing import Editor, Outcome, nearby_shapes, outcomes, why_no_guide
-from seqprior.columns import EDITS, NEARBY, Reason, Status
+from seqprior.columns import EDITS, NEARBY, EditReason, Reason, Status
 from seqprior.contigs import ContigNames
 from seqprior.errors import BadInput
 from seqprior.files import full_disk_named, open_text, require_file, written_whole
@@ -50,23 +49,6 @@ BLOCK = 16_384  # bases that are read at a time
 BLOCKS = 512  # that are kept
 ROWS = 20_000  # of a table that are held before they are written
 _NUMBER = re.compile(r"[1-9][0-9]{0,9}\Z")
-
-
-class EditReason(StrEnum):
-    """Why an edit has no allele, beside the reasons of `columns.Reason`."""
-
-    CHANGES_OVERLAP = "changes_overlap"
-    SEVERAL_CONTIGS = "several_contigs"
-    CHANGES_TOO_FAR_APART = "changes_too_far_apart"
-    NO_GUIDE = "no_guide"
-
-
-EDIT_REASON_TEXT = {
-    EditReason.CHANGES_OVERLAP: "changes of this id overlap, so they cannot be on one chromosome",
-    EditReason.SEVERAL_CONTIGS: "changes of this id are on several contigs, so they are no haplotype",
-    EditReason.CHANGES_TOO_FAR_APART: "the first and last change of this id are too far apart to be scored as one",
-    EditReason.NO_GUIDE: "no guide of the editor reaches the target: no base there that it changes, or no PAM",
-}
 
 
 class Genome:

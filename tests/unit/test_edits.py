@@ -16,10 +16,10 @@ import pytest
 
 from seqprior import edits as module
 from seqprior.base_editing import EDITORS, nearby_shapes, outcomes
-from seqprior.columns import EDITS, NEARBY, VARIANTS, Reason
+from seqprior.columns import EDIT_REASON_TEXT, EDITS, NEARBY, VARIANTS, EditReason, Reason
 from seqprior.consequences import annotate_consequences
 from seqprior.contigs import ContigNames, contigs_of, write_contigs
-from seqprior.edits import EDIT_REASON_TEXT, EditReason, Genome, edits_schema, list_edits
+from seqprior.edits import Genome, edits_schema, list_edits
 from seqprior.errors import BadInput
 from seqprior.genes import prepare_genes
 from seqprior.reference import prepare_fasta
