@@ -52,7 +52,7 @@ MODELS = config["models"]["dna"]
 SHARED = f"results/shared/{REFERENCE}"
 BACKGROUND = f"{SHARED}/background"
 # Alleles of a cohort, candidate edits, and all changes of some regions: each a folder with a variants.parquet.
-VARIANTS, EDITED, SATURATED = (f"results/{COHORT}{folder}" for folder in ("", "/edits", "/saturated_regions"))
+VARIANTS, EDITED, SATURATED = f"results/{COHORT}", f"results/{COHORT}/edits", f"results/{COHORT}/saturated_regions"
 FASTA = f"{SHARED}/genome.fa.gz"
 CONTIGS = f"{SHARED}/contigs.tsv"
 GENES = f"{SHARED}/genes.gff3.gz" if config["reference"]["genes"] else []

@@ -8,12 +8,6 @@ Produces  results/{cohort}/edits/edits.parquet      the edits, or outcomes of ba
 """
 
 
-def edits_file():
-    if not config["edits"]:
-        raise WorkflowError("config, edits: this target needs candidate edits; name a table or a VCF file")
-    return config["edits"]
-
-
 rule list_edits:
     input:
         cli=script("list_edits.py"),

@@ -1,4 +1,4 @@
-"""Where the regulatory stage keeps its files, and what the config asks of it."""
+"""Where regulatory elements, candidate edits and saturated regions are, and what the config asks of them."""
 
 REGULATORY = f"{VARIANTS}/regulatory"
 ELEMENTS = config["regulatory"]["elements"]
@@ -44,6 +44,23 @@ def scanned_for():
             "config, regulatory: neither elements nor information tracks are asked for; name an element or set information"
         )
     return []
+
+
+def edits_file():
+    if not config["edits"]:
+        raise WorkflowError("config, edits: this target needs candidate edits; name a table or a VCF file")
+    return config["edits"]
+
+
+def saturations():
+    """What the target makes: proteins, regions or both."""
+    found = [*(rules.write_saturation.output if config["protein"]["saturation"] else [])]
+    found += rules.write_region_saturation.output if config["regions"] else []
+    if not found:
+        raise WorkflowError(
+            "config: nothing to saturate; name genes or transcripts in protein.saturation, or a BED file in regions"
+        )
+    return found
 
 
 # Library files of the jobs that read states of windows, and of those that scan.

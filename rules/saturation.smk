@@ -10,17 +10,6 @@ Produces  results/{cohort}/saturation/proteins.parquet            the chosen pro
 """
 
 
-def saturations():
-    """What the target makes: proteins, regions or both."""
-    found = [*(rules.write_saturation.output if config["protein"]["saturation"] else [])]
-    found += rules.write_region_saturation.output if config["regions"] else []
-    if not found:
-        raise WorkflowError(
-            "config: nothing to saturate; name genes or transcripts in protein.saturation, or a BED file in regions"
-        )
-    return found
-
-
 rule list_saturated_proteins:
     input:
         cli=script("list_proteins.py"),

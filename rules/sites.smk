@@ -218,7 +218,7 @@ rule write_regulatory_page:
         trained=TRAINED,
         mutated=MUTATED,
         heads=[head_folder(name) for name in ELEMENTS],
-        folder=REGULATORY,
+        folder=subpath(input.calls, parent=True),
         fdr=config["regulatory"]["fdr"],
         template=subpath(input.template, parent=True),
     shell:

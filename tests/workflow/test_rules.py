@@ -124,6 +124,15 @@ def test_paths_and_texts_in_shell_commands_are_quoted(path):
         "shards",
         "longest",
         "conditional",
+        "window",
+        "folds",
+        "negative_ratio",
+        "threshold",
+        "fdr",
+        "context",
+        "most_outcomes",
+        "nearby",
+        "deletions",
     }
     for name, body in RULE.findall(path.read_text()):
         command = body.partition("shell:")[2]
