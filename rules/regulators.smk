@@ -23,6 +23,10 @@ for name, source in ELEMENTS.items():
         raise WorkflowError(f"{where}: name either intervals, to train a head on them, or head, a trained one")
     require_files([source["intervals"], source["negatives"]], where)
     require_files([f"{source['head']}/head.json"] if source["head"] else [], where)
+if not ELEMENTS and config["regulatory"]["information"] == "none":
+    raise WorkflowError(
+        "config, regulatory: neither elements nor information tracks are asked for; name an element or set information"
+    )
 for key in ("motifs", "dependencies"):
     require_files([config["regulatory"][key]], f"config, regulatory.{key}")
 
@@ -35,15 +39,6 @@ def head_files(name):
 
 def head_folder(name):
     return os.path.dirname(head_files(name)[0])
-
-
-def scanned_for():
-    """A scan has to be for something."""
-    if not ELEMENTS and config["regulatory"]["information"] == "none":
-        raise WorkflowError(
-            "config, regulatory: neither elements nor information tracks are asked for; name an element or set information"
-        )
-    return []
 
 
 def edits_file():

@@ -110,7 +110,6 @@ rule scan_regions:
     input:
         cli=script("scan_regions.py"),
         lib=library(*ENGINE, *READER, *SCANNER, "store"),
-        asked=lambda wildcards: scanned_for(),
         regions=config["regions"] or [],
         heads=lambda wildcards: (
             [] if wildcards.scan == CONTROL else [file for name in ELEMENTS for file in head_files(name)]

@@ -2,7 +2,8 @@
 
 A run stands out of the track of information where that lies above what nine of ten positions of shuffled sequence have.
 Shuffled sequence, with the same dinucleotides, also says how many runs of a score are found by chance, from which the
-false discovery rate follows. Sites are named by the motif that scans best in them.
+false discovery rate follows. Sites are named by the motif that scans best in them, if that is significant: with some
+hundred motifs, nearly every stretch of bases has one at p < 0.001.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ def find_constrained(
         names = list(contigs)
         places = [(names[runs.contig[n]], int(runs.start[n]), int(runs.end[n])) for n in chosen]
         figures = np.stack([runs.score, p_values, q_values], 1)[chosen]
-        rows = named(places, figures, fasta, motifs)
+        rows = named(places, figures, fasta, motifs, fdr)
     schema = sites_schema()
     with written_whole(output) as partial, pq.ParquetWriter(partial, schema) as writer:
         for part in rows:
@@ -124,40 +125,62 @@ def find_constrained(
 
 
 def named(
-    places: Sequence[tuple[str, int, int]], figures: np.ndarray, fasta: Path, motifs: Sequence[Motif]
+    places: Sequence[tuple[str, int, int]], figures: np.ndarray, fasta: Path, motifs: Sequence[Motif], fdr: float
 ) -> Iterator[list[dict]]:
-    """Rows of `SITES`, some thousand at a time, each with the motif of the lowest p-value in it or none.
-
-    The motif's q-value corrects for the motifs and the places at which they were tried, Benjamini and Hochberg over all
-    sites of the portion.
+    """Rows of `SITES`, some thousand at a time, each with its best motif if that has a q-value of at most `fdr`.
 
     Args:
         places: contig, start, end of each site. figures: score, p- and q-value, (N, 3).
     """
+    best = best_motifs(places, fasta, motifs)
+    for first in range(0, len(places), NAMED):
+        rows = []
+        for n in range(first, min(first + NAMED, len(places))):
+            values = (*places[n], ".", "constraint", "", *map(float, figures[n]), "", "", None, None)
+            row = dict(zip(SITES, values, strict=True))
+            if best.motif[n] >= 0 and best.q_value[n] <= fdr:
+                motif = motifs[best.motif[n]]
+                row |= {"strand": "-" if best.reverse[n] else "+", "motif": motif.id, "motif_name": motif.name}
+                row |= {"motif_p_value": float(best.p_value[n]), "motif_q_value": float(best.q_value[n])}
+            rows.append(row)
+        yield rows
+
+
+@dataclass
+class BestMotifs:
+    """The motif of the lowest p-value in each site: its number (-1 for none), strand, p- and q-value, each (N,)."""
+
+    motif: np.ndarray
+    reverse: np.ndarray
+    p_value: np.ndarray
+    q_value: np.ndarray
+
+
+def best_motifs(places: Sequence[tuple[str, int, int]], fasta: Path, motifs: Sequence[Motif]) -> BestMotifs:
+    """The best motif of each site.
+
+    The p-value is that of one place. The q-value is Benjamini and Hochberg's over all sites, of the p-value times the
+    number of places at which motifs were tried in the site (Bonferroni).
+    """
     import pysam
     from scipy.stats import false_discovery_control
 
+    count = len(places)
+    best = BestMotifs(np.full(count, -1), np.zeros(count, bool), np.ones(count), np.ones(count))
+    widths = np.array([len(motif.matrix) for motif in motifs], np.int64)
     with pysam.FastaFile(str(fasta)) as reference:
-        for first in range(0, len(places), NAMED):
+        for first in range(0, count, NAMED):
             portion = places[first : first + NAMED]
             texts = [reference.fetch(name, max(start - FLANK, 0), end + FLANK) for name, start, end in portion]
-            hits = scan(motifs, [encode(text) for text in texts], MOTIF_P)
-            best = hits.drop_duplicates("sequence").set_index("sequence")
-            tried = np.array([max(2 * len(text) * len(motifs), 1) for text in texts])
-            corrected = np.ones(len(portion))
-            if len(best):
-                corrected[best.index] = np.minimum(best["p_value"] * tried[best.index], 1.0)
-            q_values = false_discovery_control(corrected)
-            rows = []
-            for number, (name, start, end) in enumerate(portion):
-                hit = best.loc[number] if number in best.index else None
-                motif = motifs[int(hit["motif"])] if hit is not None else None
-                score, p_value, q_value = map(float, figures[first + number])
-                values = (name, start, end, hit["strand"] if motif else ".", "constraint", "", score, p_value, q_value)
-                values += (motif.id, motif.name) if motif else ("", "")
-                values += (float(hit["p_value"]), float(q_values[number])) if motif else (None, None)
-                rows.append(dict(zip(SITES, values, strict=True)))
-            yield rows
+            hits = scan(motifs, [encode(text) for text in texts], MOTIF_P).drop_duplicates("sequence")
+            at = first + hits["sequence"].to_numpy(np.int64)
+            best.motif[at], best.reverse[at] = hits["motif"], hits["strand"] == "-"
+            best.p_value[at] = hits["p_value"]
+            tried = np.array([2 * np.maximum(len(text) - widths + 1, 0).sum() for text in texts])
+            best.q_value[at] = np.minimum(best.p_value[at] * tried[at - first], 1.0)
+    if count:
+        best.q_value = false_discovery_control(best.q_value)
+    return best
 
 
 def gather_sites(tables: Sequence[Path], contigs: Mapping[str, int], tsv: Path, bed: Path) -> int:

@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 SHIFTED = 8  # training windows are shifted by up to window / SHIFTED, as scanned ones lie off an element's middle
 BATCH, ASKED = 64, 256  # windows of a training step, and that are asked together
-READ = 32  # windows that are embedded together
+READ, FETCHED = 32, 4096  # windows that are embedded, or fetched, together
 BATCH_TOKENS = 8192  # that the sequence model reads together
 RATE, DECAY, WARM_UP, PATIENCE = 0.01, 0.01, 0.2, 8  # AdamW's, share of steps that warms up, epochs without a gain
 STRENGTHS = (0.001, 0.01, 0.1)  # inverse penalties of logistic regressions
@@ -159,8 +159,11 @@ def embedded(
         if reader is not None:
             assert reader.projection is not None
             shape = (len(table), 2, width, reader.projection.matrix.shape[1])
+            log.info(
+                "the features of %d intervals take %.2f GB of disk meanwhile", len(table), 2 * math.prod(shape) / 1e9
+            )
             features = np.lib.format.open_memmap(Path(folder) / "features.npy", "w+", np.float16, shape)
-        step = READ if reader is not None else len(table)
+        step = READ if reader is not None else FETCHED
         for first in range(0, len(table), step):
             texts, own, offsets = [], [], []
             rows = table.iloc[first : first + step]
@@ -213,14 +216,14 @@ def train(kind: str, windows: Windows, training: np.ndarray, validation: np.ndar
         network = Network(kind, 0 if windows.features is None else windows.features.shape[3])
         if uses_states(kind):
             network.scale(pooled_of(network, windows, training))
-        fit = _fit_linear if kind == "linear" else _fit_steps
-        fit(network, windows, training, validation, epochs, seed)
+        if kind == "linear":
+            _fit_linear(network, windows, training, validation)
+        else:
+            _fit_steps(network, windows, training, validation, epochs, seed)
     return network.eval()
 
 
-def _fit_linear(
-    network: Network, windows: Windows, training: np.ndarray, validation: np.ndarray, epochs: int, seed: int
-) -> None:
+def _fit_linear(network: Network, windows: Windows, training: np.ndarray, validation: np.ndarray) -> None:
     from sklearn.linear_model import LogisticRegression
 
     near, far = (
@@ -676,8 +679,11 @@ def card(head: Head, report: Report, found: HeldOut, counts: Mapping[str, Any], 
         "",
         f"- Its probabilities hold at the prevalence above. In a genome, where {head.element} is rarer, fewer of the "
         "windows with a given probability are real.",
-        "- It tells the element from the negatives it was shown, not from every other kind of sequence.",
-        "- It was judged on the genome that it was trained on, and knows no other cell, condition or species.",
+        "- It tells the element from the negatives it was shown, not from every other kind of sequence. Those that are "
+        "drawn have the positives' GC content and repeats, but lie anywhere: a head may tell by the surroundings, such "
+        "as genes or the lack of them.",
+        "- It was judged on the genome that it was trained on, and knows no other cell, condition or species. A "
+        "sequence model may have read the held-out contigs, without labels, when it was trained.",
         "- A window says nothing of what lies beyond it, except as far as the sequence model sees it.",
         "- Not for clinical decisions.",
         "",

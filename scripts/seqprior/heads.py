@@ -32,12 +32,13 @@ from seqprior.features import Projection
 KINDS = ("sequence", "linear", "attention", "convolution", "convolution-and-sequence")  # the simplest first
 WEIGHTS, DESCRIPTION = "head.safetensors", "head.json"
 DETECTORS, MOTIF_LENGTH = 32, 15  # of the bases
-# Detectors of the features, and their length: less room beside those of the bases, or few positives teach neither.
+# Detectors of the features, and their length: few beside those of the bases, or a few hundred positives teach neither.
 HIDDEN = {"convolution": (16, 5), "convolution-and-sequence": (8, 1)}
 ATTENTIONS = 4
 DROPOUT = 0.3
 DROPPED_STATES = 0.5  # of the windows of a training step whose features are withheld, so that bases are learned too
-FEWEST = 1e-6  # smallest spread of a pooled feature that is scaled
+QUIETER = 4.0  # by which pooled features are scaled down beside those of the bases, for the same reason
+SMALLEST_SPREAD = 1e-6  # of a pooled feature, lest one that is constant be divided by zero
 
 
 def uses_states(kind: str) -> bool:
@@ -108,7 +109,9 @@ class Network(nn.Module):
     def scale(self, pooled: Tensor) -> None:
         """Centre and scale pooled features as they are in windows (N, P) from now on."""
         self.centre.copy_(pooled.mean(0))
-        self.spread.copy_(pooled.std(0, correction=0).clamp(min=FEWEST))
+        self.spread.copy_(
+            pooled.std(0, correction=0).clamp(min=SMALLEST_SPREAD) * (QUIETER if uses_sequence(self.kind) else 1)
+        )
 
 
 def one_hot(codes: Tensor) -> Tensor:
@@ -144,7 +147,8 @@ class Calibration:
 def fit_platt(logits: np.ndarray, labels: np.ndarray) -> Calibration:
     """A logistic curve; logits (N,), labels (N,) of 0 and 1, both present.
 
-    As Platt has it, each label counts as a little less than sure, so that perfect separation gives a finite slope.
+    As Platt has it, each label counts as a little less than sure, so that perfect separation gives a finite slope. A
+    curve that would fall, of logits that are worse than chance, is flat.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -155,7 +159,10 @@ def fit_platt(logits: np.ndarray, labels: np.ndarray) -> Calibration:
     fitted = LogisticRegression(C=1e6, max_iter=1000).fit(
         np.concatenate([logits, logits]), np.concatenate([labels, 1 - labels]), np.concatenate([sure, 1 - sure])
     )
-    return Calibration("platt", float(fitted.coef_[0, 0]), float(fitted.intercept_[0]))
+    slope, intercept = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
+    if slope < 0:
+        slope, intercept = 0.0, math.log(positives / (len(labels) - positives))
+    return Calibration("platt", slope, intercept)
 
 
 def fit_isotonic(logits: np.ndarray, labels: np.ndarray) -> Calibration:

@@ -7,10 +7,15 @@ doi:10.1186/gb-2007-8-2-r24).
 
 from __future__ import annotations
 
+import atexit
 import re
+import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +29,7 @@ if TYPE_CHECKING:
 
 HITS = ["motif_name", "sequence_name", "start", "end", "strand", "score", "p-value"]  # memelite's columns that are used
 FLOOR = 1e-3  # added to each probability before the logarithm, for positions that have never seen a base
+BIN = 0.01  # bits; scores are rounded to it, position by position, for the distribution that p-values are read from
 SUM_TOLERANCE = 0.02  # by which the probabilities of a position may miss 1 from rounding
 # Letters in a unit square, so that they can be stretched to any height; Okabe and Ito's colours, safe for the
 # colour-blind.
@@ -57,7 +63,8 @@ class Motif:
 class Match:
     """The known motif that a motif is most like, and how it lies. `reverse`: on the other strand.
 
-    `q_value` is corrected for the number of known motifs; `offset` is where the known motif's first position lies.
+    `q_value` is corrected for the number of known motifs. `offset` is the position of the known motif, as read on that
+    strand, at which the other motif begins; below 0 where it begins earlier.
     """
 
     id: str
@@ -126,10 +133,35 @@ def _row(text: str, where: str) -> list[float]:
     return [value / sum(row) for value in row]
 
 
+@cache
+def _memelite() -> ModuleType:
+    """memelite, with one thread: a job has the cores that its rule asks for, and results do not depend on them.
+
+    numba keeps what it compiles beside memelite's files or in the user's cache. Where neither can be written, importing
+    memelite fails; it is then compiled for this process alone.
+    """
+    import numba
+
+    try:
+        import memelite
+    except RuntimeError:
+        folder = tempfile.mkdtemp(prefix="seqprior-numba-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        numba.config.CACHE_DIR = folder
+        import memelite
+    numba.set_num_threads(1)
+    return memelite
+
+
+def floored(matrix: np.ndarray) -> np.ndarray:
+    """p(base) without zeros, float64 (W, 4)."""
+    raised = matrix + FLOOR
+    return raised / raised.sum(1, keepdims=True)
+
+
 def log_odds(matrix: np.ndarray) -> np.ndarray:
     """log2 of p(base) over equally likely bases, float64 (W, 4)."""
-    floored = matrix + FLOOR
-    return np.log2(floored / floored.sum(1, keepdims=True)) + 2.0
+    return np.log2(floored(matrix)) + 2.0
 
 
 def place_scores(matrix: np.ndarray, codes: np.ndarray) -> np.ndarray:
@@ -156,29 +188,36 @@ def best_score(matrix: np.ndarray, codes: np.ndarray) -> float:
 
 
 def scan(motifs: Sequence[Motif], sequences: Sequence[np.ndarray], threshold: float) -> pd.DataFrame:
-    """Occurrences of motifs in sequences, on both strands, up to a p-value.
+    """Occurrences of motifs in sequences, on both strands, up to a p-value; none with an unknown base.
+
+    The p-value is the share of all words, each base equally likely, that score as much on one strand.
 
     Args:
         sequences: base codes, each (L,).
 
     Returns:
-        sequence (number), start, end, strand, motif (number), score (bits), p_value; in the order of sequences.
+        sequence (number), start, end, strand, motif (number), score (bits, as of `place_scores`), p_value; the lowest
+        p-value of each sequence first.
     """
     import pandas as pd
-    from memelite import fimo
 
     columns = ["sequence", "start", "end", "strand", "motif", "score", "p_value"]
     longest = max((len(codes) for codes in sequences), default=0)
     if not motifs or not longest:
         return pd.DataFrame(columns=columns)
     one_hot = np.zeros((len(sequences), 4, longest), np.int8)
+    unknown = np.ones((len(sequences), longest + 1), np.int64)  # shorter sequences are filled up with unknown bases
+    unknown[:, 0] = 0
     for row, codes in enumerate(sequences):
         known = np.flatnonzero(codes < UNKNOWN)
         one_hot[row, codes[known], known] = 1
-    by_number = {str(number): motif.matrix.T for number, motif in enumerate(motifs) if len(motif.matrix) <= longest}
-    hits = fimo(by_number, one_hot, threshold=threshold) if by_number else []
-    found = pd.concat([pd.DataFrame(columns=HITS), *hits], ignore_index=True)
-    lengths = np.array([len(codes) for codes in sequences])
+        unknown[row, known + 1] = 0
+    unknown = unknown.cumsum(1)
+    by_number = {
+        str(number): floored(motif.matrix).T for number, motif in enumerate(motifs) if len(motif.matrix) <= longest
+    }
+    hits = _memelite().fimo(by_number, one_hot, bin_size=BIN, eps=0, threshold=threshold) if by_number else []
+    found = pd.concat([pd.DataFrame(columns=HITS), *(each for each in hits if len(each))], ignore_index=True)
     table = pd.DataFrame(
         {
             "sequence": found["sequence_name"].astype("int64"),
@@ -190,15 +229,23 @@ def scan(motifs: Sequence[Motif], sequences: Sequence[np.ndarray], threshold: fl
             "p_value": found["p-value"].astype(float),
         }
     )
-    table = table[table["end"] <= lengths[table["sequence"]]]  # shorter sequences are filled up with unknown bases
+    # A score that rounding puts above the distribution has p = 0 there, yet at least one word has it.
+    table["p_value"] = np.maximum(table["p_value"], 4.0 ** (table["start"] - table["end"]))
+    row = table["sequence"].to_numpy()
+    whole = unknown[row, table["end"]] == unknown[row, table["start"]]
+    table = table[whole & (table["p_value"] <= threshold)]
     return table.sort_values(["sequence", "p_value", "motif", "start"], kind="stable", ignore_index=True)
 
 
 def nearest(matrix: np.ndarray, known: Sequence[Motif]) -> Match:
-    """The known motif that a matrix (W, 4) is most like."""
-    from memelite import tomtom
+    """The known motif that a matrix (W, 4) is most like.
+
+    Tomtom's p-values come from the positions of all known motifs; of fewer than some dozens they mean little, and
+    memelite warns.
+    """
     from scipy.stats import false_discovery_control
 
+    tomtom = _memelite().tomtom
     p, _, offset, _, strand = (values[0] for values in tomtom([matrix.T], [m.matrix.T for m in known], n_jobs=1))
     q = false_discovery_control(np.clip(p, 0, 1))
     best = int(p.argmin())

@@ -86,10 +86,21 @@ def pooled_by_loops(network: Network, strands: list[np.ndarray]) -> np.ndarray:
             readings.append(np.concatenate([(weights[:, a : a + 1] * features).sum(0) for a in range(len(query))]))
         return np.mean(readings, 0)
     if network.kind != "linear":
-        weight, bias = (value.detach().numpy() for value in (network.hidden.weight, network.hidden.bias))
-        strands = [np.maximum(features @ weight.T + bias, 0) for features in strands]
+        strands = [detected(network, strands[0]), detected(network, strands[1][::-1])]
     mean = np.mean([features.mean(0) for features in strands], 0)
     return np.concatenate([mean, np.max([features.max(0) for features in strands], 0)])
+
+
+def detected(network: Network, features: np.ndarray) -> np.ndarray:
+    """Detectors of features (W, D) at each place, (W, detectors)."""
+    weight, bias = (value.detach().numpy() for value in (network.hidden.weight, network.hidden.bias))
+    half = weight.shape[2] // 2
+    found = np.tile(bias, (len(features), 1))
+    for place in range(len(features)):
+        for offset in range(weight.shape[2]):
+            if 0 <= place + offset - half < len(features):
+                found[place] += weight[:, :, offset] @ features[place + offset - half]
+    return np.maximum(found, 0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -139,7 +150,7 @@ def test_features_are_withheld_from_some_windows_in_training_alone():
     assert len(network(*windows).unique()) == 1
     shares = network.train()(*windows).detach().unique(return_counts=True)[1] / 400
     assert len(shares) == 2
-    assert 0.2 < float(shares.min()) < 0.4
+    assert 0.4 < float(shares.min()) <= 0.5
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -231,6 +242,11 @@ def test_platt_has_the_likeliest_logistic_curve():
 def test_platt_of_separable_logits_is_not_sure():
     found = fit_platt(np.arange(40.0), np.arange(40) // 20)
     assert 0.9 < found(np.array([39.0]))[0] < 0.99999
+
+
+def test_platt_of_logits_that_are_worse_than_chance_is_flat():
+    logits, labels = drawn(500)
+    assert fit_platt(-logits, labels)(logits[:3]) == pytest.approx([labels.mean()] * 3)
 
 
 def test_platt_of_far_logits_is_finite():
