@@ -79,7 +79,7 @@ rule write_saturation:
 rule list_saturation:
     input:
         cli=script("list_saturation.py"),
-        lib=library(*REGION_SATURATION),
+        lib=library(*REGION_ALLELES),
         regions=config["regions"] or [],
         fasta=FASTA,
         contigs=CONTIGS,
@@ -105,7 +105,7 @@ rule list_saturation:
 rule write_region_saturation:
     input:
         cli=script("write_region_saturation.py"),
-        lib=library(*REGION_SATURATION),
+        lib=library(*REGION_ALLELES, *REGION_SATURATION),
         template=workflow.source_path("../report/region_saturation.html.j2"),
         assets=[
             workflow.source_path(f"../report/{name}")

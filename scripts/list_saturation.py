@@ -23,7 +23,7 @@ def main() -> None:
 
     from seqprior.contigs import ContigNames, read_contigs
     from seqprior.files import written_whole
-    from seqprior.region_saturation import list_saturation
+    from seqprior.region_alleles import list_saturation
 
     names = ContigNames(read_contigs(args.contigs), args.aliases)
     summary = list_saturation(args.regions, args.fasta, names, args.output, args.deletions)

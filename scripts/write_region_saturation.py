@@ -28,7 +28,8 @@ def main() -> None:
     args = parser.parse_args()
 
     from seqprior.contigs import read_contigs
-    from seqprior.region_saturation import Region, write_page, write_region_saturation
+    from seqprior.region_alleles import Region
+    from seqprior.region_saturation import write_page, write_region_saturation
 
     regions = [Region(**region) for region in json.loads(args.summary.read_text())["regions"]]
     drawn, rows = write_region_saturation(

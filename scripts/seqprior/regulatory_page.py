@@ -219,11 +219,11 @@ def call_rows(called: pandas.DataFrame | None) -> dict[str, Any]:
 def site_rows(found: pandas.DataFrame | None) -> dict[str, Any]:
     """The number of sites by where they come from and by motif, and the surest ones."""
     if found is None or found.empty:
-        return {"counts": [], "rows": []}
+        return {"counts": [], "rows": [], "total": 0}
     missing = set(SITES) - set(found)
     if missing:
         raise AssertionError(f"sites lack {missing}")
     groups = found.groupby(["source", "element", "motif_name"], sort=True).size().sort_values(ascending=False)
     counts = [{"source": s, "element": e, "motif": m, "count": int(n)} for (s, e, m), n in groups.head(TOP).items()]
     best = found.sort_values(["q_value", "score"], ascending=[True, False], kind="stable").head(TOP)
-    return {"counts": counts, "rows": best.to_dict("records")}
+    return {"counts": counts, "rows": best.to_dict("records"), "total": len(found)}

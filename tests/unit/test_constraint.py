@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pysam
 import pytest
 
+from seqprior import constraint
 from seqprior.columns import SITES, sites_schema
 from seqprior.constraint import control_baseline, find_constrained, find_runs, gather_sites
 from seqprior.motifs import Motif
@@ -115,6 +116,30 @@ def test_the_baseline_is_a_quantile_of_the_control(planted):
 def test_what_was_searched_are_the_known_bases(planted):
     _, _, table, _, _ = planted
     assert find_runs(open_scan([table]), 0.3, CONTIGS).bases == sum(CONTIGS.values()) - 20
+
+
+def test_sites_are_not_named_by_motifs_that_chance_gives(planted):
+    _, fasta, *_ = planted
+    rng = np.random.default_rng(5)
+    motifs = [Motif(f"r{n}", f"R{n}", rng.dirichlet(np.full(4, 0.4), size=8)) for n in range(60)]
+    places = [("b", start, start + 12) for start in range(600, 29_000, 90)]
+    best = constraint.best_motifs(places, fasta, motifs)
+    assert (best.motif >= 0).mean() > 0.5  # nearly any stretch has one at p < 0.001
+    (rows,) = constraint.named(places, np.ones((len(places), 3)), fasta, motifs, 0.01)
+    assert {(row["motif"], row["motif_name"], row["strand"], row["motif_q_value"]) for row in rows} == {
+        ("", "", ".", None)
+    }
+
+
+def test_names_do_not_depend_on_how_many_sites_are_scanned_together(planted, monkeypatch):
+    _, fasta, _, _, sites = planted
+    places = [(chrom, start, start + len(SITE)) for chrom, start, _ in sites] + [("a", 29_995, 30_000)]
+    figures = np.arange(3.0 * len(places)).reshape(-1, 3)
+    whole = [row for part in constraint.named(places, figures, fasta, [site_motif()], 0.05) for row in part]
+    assert [row["strand"] for row in whole] == [*(strand for *_, strand in sites), "."]
+    monkeypatch.setattr(constraint, "NAMED", 7)
+    parts = list(constraint.named(places, figures, fasta, [site_motif()], 0.05))
+    assert len(parts) == 6 and [row for part in parts for row in part] == whole
 
 
 def test_without_motifs_sites_have_no_name(planted):

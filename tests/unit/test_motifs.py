@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
+from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +15,7 @@ from seqprior.errors import BadInput
 from seqprior.motifs import Motif, best_score, iter_lines, log_odds, logo_svg, nearest, place_scores, read_motifs, scan
 from seqprior.sequence import encode, reverse_complement
 
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 REB1 = "TTACCCG"
 
 
@@ -117,6 +122,67 @@ def test_a_planted_site_is_found_on_either_strand_and_its_p_value_is_the_share_o
     assert best["p_value"].tolist() == pytest.approx([4.0**-7] * 2, rel=0.02)
 
 
+def test_p_values_are_the_shares_of_all_words_and_never_0():
+    motifs = [Motif(m.id, m.name, m.matrix[:6]) for m in random_motifs(12)]
+    words = np.array(list(product(range(4), repeat=6)), np.uint8)
+    found = scan(motifs, [motif.matrix.argmax(1) for motif in motifs], 0.02)
+    best = found[(found["motif"] == found["sequence"]) & (found["strand"] == "+")]
+    assert best["motif"].tolist() == list(range(12))
+    for row in found.itertuples():
+        scores = log_odds(motifs[row.motif].matrix)[np.arange(6), words].sum(1)
+        # memelite rounds each position's score to 0.01 bits
+        low, high = (float((scores >= row.score + shift).mean()) for shift in (0.06, -0.06))
+        assert max(low, 4.0**-6) * 0.999 <= row.p_value <= high * 1.001
+
+
+def test_occurrences_are_the_places_whose_score_reaches_the_threshold_and_have_no_unknown_base():
+    rng = np.random.default_rng(6)
+    motif = motif_of(REB1, share=0.7)
+    sequences = [rng.choice(5, size, p=[0.24] * 4 + [0.04]) for size in (300, 40, 7, 211)]
+    found = scan([motif], sequences, 0.01)
+    assert len(found) > 3
+    lowest = found["score"].min()
+    for number, codes in enumerate(sequences):
+        places = place_scores(motif.matrix, codes)
+        own = found[found["sequence"] == number].groupby("start")["score"].max()
+        assert own.index.tolist() == np.flatnonzero(places >= lowest - 1e-4).tolist()
+        np.testing.assert_allclose(own, places[own.index], atol=1e-4)
+
+
+def test_scanning_and_comparing_do_not_depend_on_the_number_of_threads():
+    import numba
+
+    known = random_motifs(40)
+    sequences = [np.random.default_rng(7).integers(0, 4, 200) for _ in range(5)]
+    found, match = scan(known, sequences, 1e-3), nearest(known[3].matrix, known)
+    assert numba.get_num_threads() == 1
+    numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
+    try:
+        assert scan(known, sequences, 1e-3).equals(found) and nearest(known[3].matrix, known) == match
+    finally:
+        numba.set_num_threads(1)
+
+
+def test_motifs_are_scanned_where_no_folder_for_compiled_code_can_be_written():
+    program = """
+import sys, pathlib
+from numba.core import caching
+caching.CacheImpl._locator_classes = [caching.UserProvidedCacheLocator]
+try:
+    import memelite
+except RuntimeError as error:
+    print(error)
+from seqprior.motifs import _memelite
+import numba
+assert callable(_memelite().tomtom)
+print(numba.config.CACHE_DIR)
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env={"PYTHONPATH": str(SCRIPTS)})
+    refusal, folder = done.stdout.splitlines()
+    assert "no locator available" in refusal and not Path(folder).exists()
+
+
 def test_nothing_is_found_in_nothing():
     assert scan([], [encode("ACGT")], 0.1).empty
     assert scan([motif_of(REB1)], [], 0.1).empty
@@ -131,6 +197,25 @@ def test_a_motif_is_most_like_itself_also_when_turned_or_cut():
         assert (match.id, match.reverse, match.offset) == ("reb1", turned, 0)
         assert match.q_value < 0.01 and match.p_value <= match.q_value
     assert nearest(known[61].matrix[1:], known).id == "cbf1"
+
+
+@pytest.mark.parametrize(("cut", "begins"), [(2, 2), (0, 0), (-2, -2)])
+def test_the_offset_is_where_the_known_motif_as_read_on_its_strand_meets_the_first_position(cut, begins):
+    known = [*random_motifs(60), motif_of("TATCGTTACCCGGA", "long")]
+    matrix = known[60].matrix
+    matrix = matrix[cut:] if cut >= 0 else np.concatenate([np.full((-cut, 4), 0.25), matrix])
+    match = nearest(matrix, known)
+    assert (match.id, match.reverse, match.offset) == ("long", False, begins)
+    ends = len(known[60].matrix) - len(matrix) - begins
+    match = nearest(matrix[::-1, ::-1], known)
+    assert (match.id, match.reverse, match.offset) == ("long", True, ends)
+
+
+def test_shuffled_positions_of_a_motif_are_like_none():
+    known = [*random_motifs(100), motif_of("TATCGTTACCCGGA", "long")]
+    rng = np.random.default_rng(9)
+    q_values = [nearest(known[100].matrix[rng.permutation(14)], known).q_value for _ in range(10)]
+    assert min(q_values) > 0.01
 
 
 def test_a_motif_of_no_information_is_like_none():

@@ -19,11 +19,11 @@ import pyBigWig
 import pysam
 import pytest
 
-from seqprior import region_saturation
+from seqprior import region_alleles, region_saturation
 from seqprior.columns import CONSEQUENCES, SCORES, VARIANTS, scores_schema
 from seqprior.contigs import ContigNames, contigs_of, write_contigs
 from seqprior.errors import BadInput
-from seqprior.region_saturation import Region, list_saturation, listed_alleles, stretches
+from seqprior.region_alleles import Region, list_saturation, listed_alleles, stretches
 from seqprior.saturation import NO_SCORE, SCALE
 from seqprior.variants import left_align, normalise_variants, table_schemas
 
@@ -92,7 +92,7 @@ CASES += [
 @pytest.mark.parametrize("block", [1, 3, 10_000])
 @pytest.mark.parametrize(("sequence", "spans"), CASES)
 def test_listing_equals_brute_force_in_order(sequence, spans, block, monkeypatch):
-    monkeypatch.setattr(region_saturation, "BLOCK", block)
+    monkeypatch.setattr(region_alleles, "BLOCK", block)
     rows = [row for rows in listed_alleles(sequence, regions_of(spans), 3) for row in rows]
     assert [row[:3] for row in rows] == sorted(row[:3] for row in rows)
     assert {row[:3]: row[3] for row in rows} == dict(brute_force(sequence, spans, 3))
@@ -363,7 +363,7 @@ def test_page_carries_the_cells_of_short_regions_and_the_profile_of_long_ones(sc
             columns = [places[at : at + step] for at in range(0, len(places), step)]
 
             def lowest(values: dict, chrom: str = chrom, columns: list = columns) -> list[float]:
-                return [min((values.get((chrom, at), math.inf) for at in column)) for column in columns]
+                return [min(values.get((chrom, at), math.inf) for at in column) for column in columns]
 
             def close(packed: str, wanted: list[float]) -> None:
                 assert unpacked(packed) == pytest.approx(
