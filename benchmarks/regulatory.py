@@ -299,7 +299,7 @@ def sites(folder: Path) -> Iterator[Row]:
     regions.write_text("".join(f"{name}\t0\t{names.contigs[name].length}\n" for name in HELD_OUT))
     heads = {name: {"head": str(trained / "regulatory" / "elements" / name / "head")} for name in FACTORS}
     config |= {"cohort": "held-out", "regions": str(regions), "reference": reference("sacCer3")}
-    config["regulatory"] = {"elements": heads, "motifs": str(motifs), "mutagenesis_windows": 1_000, "fdr": FDR}
+    config["regulatory"] = {"elements": heads, "motifs": str(motifs), "mutagenesis_windows": 300, "fdr": FDR}
     results = run_workflow(folder, config, "regulatory")
     yield from site_rows(results, unseen, folder)
 

@@ -250,7 +250,7 @@ def nearby_shapes(
     first, last = min(step[0] for step in steps), max(step[0] + len(step[1]) for step in steps)
     low = max(0, first - around)
     text = fetch(chrom, low, last + around)
-    bases = _Contig(fetch, chrom)
+    bases = ContigBases(fetch, chrom)
     lengths = len(allele[1]), len(allele[2])
     found = {allele}
     for shift in range(-around, around + 1):
@@ -269,7 +269,7 @@ def nearby_shapes(
     return sorted(found)
 
 
-class _Contig:
+class ContigBases:
     """Bases of a contig by index, as `left_align` asks for them."""
 
     def __init__(self, fetch: Fetch, chrom: str) -> None:

@@ -23,7 +23,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from seqprior.base_editing import Editor, Outcome, nearby_shapes, outcomes, why_no_guide
+from seqprior.base_editing import ContigBases, Editor, Outcome, nearby_shapes, outcomes, why_no_guide
 from seqprior.columns import EDITS, NEARBY, EditReason, Reason, Status
 from seqprior.contigs import ContigNames
 from seqprior.errors import BadInput
@@ -69,18 +69,8 @@ class Genome:
         text = "".join(self._block(chrom, number) for number in range(first, -(-end // BLOCK)))
         return text[start - first * BLOCK : max(end - first * BLOCK, 0)]
 
-    def contig(self, chrom: str) -> Contig:
-        return Contig(self, chrom)
-
-
-class Contig(NamedTuple):
-    """Bases of a contig by index, as `left_align` asks for them."""
-
-    genome: Genome
-    chrom: str
-
-    def __getitem__(self, place: int) -> str:
-        return self.genome.fetch(self.chrom, place, place + 1)
+    def contig(self, chrom: str) -> ContigBases:
+        return ContigBases(self.fetch, chrom)
 
 
 class Row(NamedTuple):
