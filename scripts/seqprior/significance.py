@@ -9,7 +9,8 @@ SHORTEST, LONGEST = 4, 40  # bases of a site
 
 def maximal_runs(values: np.ndarray) -> list[tuple[int, int, float]]:
     """All maximal-scoring runs [start, end) of the values, with their sums, in order (Ruzzo and Tompa 1999)."""
-    runs: list[tuple[int, int, float, float]] = []  # start, end, sum before start, sum up to end
+    done: list[tuple[int, int, float, float]] = []  # start, end, sum before start, sum up to end
+    runs: list[tuple[int, int, float, float]] = []  # the same, of those that a later value may still join
     total = 0.0
     for at, value in enumerate(np.asarray(values, np.float64).tolist()):
         before, total = total, total + value
@@ -18,12 +19,16 @@ def maximal_runs(values: np.ndarray) -> list[tuple[int, int, float]]:
         run = (at, at + 1, before, total)
         while True:
             lower = next((n for n in range(len(runs) - 1, -1, -1) if runs[n][2] < run[2]), None)
-            if lower is None or runs[lower][3] >= run[3]:
+            if lower is None:  # nothing before this run can be part of a longer one
+                done += runs
+                runs = []
+                break
+            if runs[lower][3] >= run[3]:
                 break
             run = (runs[lower][0], run[1], runs[lower][2], run[3])
             del runs[lower:]
         runs.append(run)
-    return [(start, end, up_to - before) for start, end, before, up_to in runs]
+    return [(start, end, up_to - before) for start, end, before, up_to in [*done, *runs]]
 
 
 def standing_out(values: np.ndarray, baseline: float) -> list[tuple[int, int, float]]:
