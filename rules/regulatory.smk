@@ -5,7 +5,6 @@ Produces  results/{cohort}/regulatory/elements/{element}/    labelled intervals,
           results/{cohort}/regulatory/scan/                  information and probabilities, block by block
           results/{cohort}/regulatory/*.bw, elements.bed, sites.bed, sites.tsv, igv_session.xml
           results/{cohort}/regulatory.html                   one self-contained file
-          {base}/regulation.parquet                          what alleles do to elements and sites
 """
 
 
