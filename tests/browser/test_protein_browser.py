@@ -1,15 +1,12 @@
 """Residue panels and the saturation page in a real browser: they draw, offline, by keyboard, and nothing hostile runs.
 
-Needs Chromium and its driver; their paths may be given as CHROMIUM and CHROMEDRIVER. With SEQPRIOR_REQUIRE_BROWSER=1
-a missing browser is a failure, else a reason to skip. WebGL is drawn by the processor (SwiftShader).
+WebGL is drawn by the processor (SwiftShader).
 """
 
 from __future__ import annotations
 
 import base64
 import json
-import os
-import shutil
 import time
 from pathlib import Path
 
@@ -24,24 +21,7 @@ from seqprior.residues import AMINO_ACIDS, INDEX_OF
 pytestmark = pytest.mark.browser
 
 ROOT = Path(__file__).resolve().parents[2]
-FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=1300,1000",
-)
 SOFTWARE_WEBGL = ("--use-angle=swiftshader", "--enable-unsafe-swiftshader")
-
-
-def missing(what: str) -> None:
-    """Fail where a browser is required, else skip."""
-    if os.environ.get("SEQPRIOR_REQUIRE_BROWSER") == "1":
-        pytest.fail(f"{what} is missing, and SEQPRIOR_REQUIRE_BROWSER=1 requires a browser")
-    pytest.skip(f"{what} is missing; install Chromium, its driver and selenium to run the browser tests")
 
 
 @pytest.fixture(scope="module")
@@ -77,39 +57,6 @@ def maps(run, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def chromium(tmp_path_factory):
-    """A function that starts a fresh browser."""
-    try:
-        from selenium import webdriver
-    except ImportError:
-        missing("selenium")
-    browser = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    driver = os.environ.get("CHROMEDRIVER") or shutil.which("chromedriver")
-    if not browser or not Path(browser).exists():
-        missing("Chromium")
-    if not driver or not Path(driver).exists():
-        missing("chromedriver")
-    started = []
-
-    def start(*flags: str):
-        options = webdriver.ChromeOptions()
-        options.binary_location = browser
-        folder = tmp_path_factory.mktemp("chromium")
-        for flag in (*FLAGS, *flags, f"--user-data-dir={folder / 'profile'}"):
-            options.add_argument(flag)
-        settings = {"download.default_directory": str(folder), "download.prompt_for_download": False}
-        options.add_experimental_option("prefs", settings)
-        options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-        started.append(webdriver.Chrome(options=options, service=webdriver.ChromeService(driver)))
-        started[-1].downloads = folder
-        return started[-1]
-
-    yield start
-    for window in started:
-        window.quit()
-
-
-@pytest.fixture(scope="module")
 def browser(chromium):
     return chromium(*SOFTWARE_WEBGL)
 
@@ -119,13 +66,6 @@ def window(browser, page):
     browser.get("about:blank")
     browser.get(page.as_uri())
     return browser
-
-
-def until(truth, what: str, seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not truth():
-        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
-        time.sleep(0.05)
 
 
 def buttons(window) -> list:
@@ -225,7 +165,7 @@ def test_choice_of_another_model_redraws_the_heat(window, run):
     assert heat_of(window, ".panel") != before
 
 
-def test_structure_is_drawn_in_the_colours_of_confidence(window):
+def test_structure_is_drawn_in_the_colours_of_confidence(window, until):
     from selenium.webdriver.common.keys import Keys
 
     buttons(window)[0].click()
@@ -252,7 +192,7 @@ def test_structure_is_drawn_in_the_colours_of_confidence(window):
     assert seen((212, 18, 126), 0.97) > 20, "the changed residue"
 
 
-def test_structure_turns_by_keyboard_and_takes_the_wheel_only_with_focus(window):
+def test_structure_turns_by_keyboard_and_takes_the_wheel_only_with_focus(window, until):
     from selenium.webdriver.common.keys import Keys
 
     buttons(window)[0].click()
@@ -275,7 +215,7 @@ def test_structure_turns_by_keyboard_and_takes_the_wheel_only_with_focus(window)
     stage.send_keys("+")
 
 
-def test_second_structure_leaves_a_still_picture_of_the_first(window):
+def test_second_structure_leaves_a_still_picture_of_the_first(window, until):
     for button in buttons(window)[:3]:
         button.click()
         time.sleep(0.4)
@@ -300,7 +240,7 @@ def test_panel_without_a_structure_says_why(window):
     assert not panel.find_elements("css selector", ".view")
 
 
-def test_address_of_an_allele_opens_it(browser, page, run):
+def test_address_of_an_allele_opens_it(browser, page, run, until):
     browser.get("about:blank")
     last = run.ranked.iloc[49]
     browser.get(page.as_uri() + "#" + last["variant_id"])
@@ -349,7 +289,7 @@ def test_panels_are_built_when_opened_and_the_page_is_quick(window):
     assert len(window.find_elements("css selector", ".panel")) == 10
 
 
-def test_nothing_is_requested_and_nothing_fails(browser, page, maps):
+def test_nothing_is_requested_and_nothing_fails(browser, page, maps, until):
     browser.get_log("performance"), browser.get_log("browser")
     browser.get("about:blank")
     browser.get(page.as_uri())
@@ -383,7 +323,7 @@ def test_pages_with_proteins_never_scroll_sideways(browser, page, maps, width):
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-def test_browser_without_webgl_gets_words(chromium, page, run):
+def test_browser_without_webgl_gets_words(chromium, page, run, until):
     window = chromium("--disable-3d-apis")
     window.get(page.as_uri())
     buttons(window)[0].click()
@@ -393,7 +333,7 @@ def test_browser_without_webgl_gets_words(chromium, page, run):
     assert [entry for entry in window.get_log("browser") if entry["level"] == "SEVERE"] == []
 
 
-def test_saturation_draws_z_and_llr_of_every_model(browser, maps, run):
+def test_saturation_draws_z_and_llr_of_every_model(browser, maps, run, until):
     browser.get(maps.as_uri())
     until(lambda: bool(browser.find_elements("css selector", "#protein-1 .residues")), "a heat map")
     protein, sequence = next(iter(run.sequences.items()))
@@ -423,7 +363,7 @@ def test_saturation_draws_z_and_llr_of_every_model(browser, maps, run):
     assert len(second.find_elements("tag name", "option")) == len(MODELS)
 
 
-def test_saturation_downloads_what_it_draws(browser, maps, run):
+def test_saturation_downloads_what_it_draws(browser, maps, run, until):
     browser.get(maps.as_uri())
     browser.find_element("xpath", "//section[@id='protein-2']//button").click()
     target = browser.downloads / "saturation-GENE2.tsv"
@@ -440,7 +380,7 @@ def test_saturation_downloads_what_it_draws(browser, maps, run):
         assert table[f"protein_llr.{model}"].to_numpy() == pytest.approx(np.array(wanted), abs=0.0052)
 
 
-def test_long_protein_is_drawn_as_it_comes_near(chromium, browser, tmp_path):
+def test_long_protein_is_drawn_as_it_comes_near(chromium, browser, tmp_path, until):
     from seqprior.profiles import Profile
 
     random = np.random.default_rng(9)

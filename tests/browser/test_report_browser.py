@@ -1,15 +1,7 @@
-"""The report in a real browser: it works from a file, without a network, by keyboard, and holds one page of rows.
-
-Needs Chromium and its driver; their paths may be given as CHROMIUM and CHROMEDRIVER. With SEQPRIOR_REQUIRE_BROWSER=1
-a missing browser is a failure, else a reason to skip.
-"""
+"""The report in a real browser: it works from a file, without a network, by keyboard, and holds one page of rows."""
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import time
 from pathlib import Path
 
 import numpy as np
@@ -24,23 +16,6 @@ pytestmark = pytest.mark.browser
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = 50_000
 HOSTILE = "<img src=http://example.org/x onerror=document.title='owned'>"
-FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-
-
-def missing(what: str) -> None:
-    """Fail where a browser is required, else skip."""
-    if os.environ.get("SEQPRIOR_REQUIRE_BROWSER") == "1":
-        pytest.fail(f"{what} is missing, and SEQPRIOR_REQUIRE_BROWSER=1 requires a browser")
-    pytest.skip(f"{what} is missing; install Chromium, its driver and selenium to run the browser tests")
 
 
 @pytest.fixture(scope="module")
@@ -101,59 +76,12 @@ def page(ranked, tmp_path_factory) -> Path:
     return output
 
 
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory):
-    """A function that starts a fresh browser, with or without JavaScript."""
-    try:
-        from selenium import webdriver
-    except ImportError:
-        missing("selenium")
-    browser = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    driver = os.environ.get("CHROMEDRIVER") or shutil.which("chromedriver")
-    if not browser or not Path(browser).exists():
-        missing("Chromium")
-    if not driver or not Path(driver).exists():
-        missing("chromedriver")
-    started = []
-
-    def start(scripts: bool = True):
-        options = webdriver.ChromeOptions()
-        options.binary_location = browser
-        folder = tmp_path_factory.mktemp("chromium")
-        for flag in (*FLAGS, f"--user-data-dir={folder / 'profile'}"):
-            options.add_argument(flag)
-        settings = {"download.default_directory": str(folder), "download.prompt_for_download": False}
-        if not scripts:
-            settings["profile.managed_default_content_settings.javascript"] = 2
-        options.add_experimental_option("prefs", settings)
-        options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-        started.append(webdriver.Chrome(options=options, service=webdriver.ChromeService(driver)))
-        started[-1].downloads = folder
-        return started[-1]
-
-    yield start
-    for window in started:
-        window.quit()
-
-
 @pytest.fixture
 def window(chromium, page):
     window = chromium()
     window.get(page.as_uri())
     yield window
     window.quit()
-
-
-def requested(window) -> list[str]:
-    """Addresses of every request since the last call, without those of the browser's own pages (its new tab)."""
-    messages = [json.loads(entry["message"])["message"] for entry in window.get_log("performance")]
-    sent = [
-        m["params"]["request"]["url"]
-        for m in messages
-        if m["method"] == "Network.requestWillBeSent" and not m["params"]["documentURL"].startswith("chrome:")
-    ]
-    sockets = [m["params"]["url"] for m in messages if m["method"] == "Network.webSocketCreated"]
-    return sent + sockets
 
 
 def rows(window) -> list[list[str]]:
@@ -166,13 +94,6 @@ def rows(window) -> list[list[str]]:
 
 def header(window, key: str):
     return window.find_element("css selector", f"#ranked th[data-key='{key}']")
-
-
-def until(truth, what: str, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not truth():
-        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
-        time.sleep(0.05)
 
 
 def test_header_sorts_by_click_and_by_keyboard(window, ranked):
@@ -198,7 +119,7 @@ def test_header_sorts_by_click_and_by_keyboard(window, ranked):
     assert [row[0] for row in rows(window)] == [f"{rank:,}" for rank in wanted], "missing values must stay last"
 
 
-def test_search_and_filters_leave_the_rows_that_match(window, ranked):
+def test_search_and_filters_leave_the_rows_that_match(window, ranked, until):
     search = window.find_element("id", "search")
     search.send_keys("gene69 MISSENSE")
     matches = ranked[ranked["gene"].str.contains("gene69", case=False) & (ranked["consequence"] == "missense_variant")]
@@ -247,7 +168,7 @@ def test_variant_opens_its_evidence(window, ranked):
     assert not window.find_elements("css selector", "tr.evidence")
 
 
-def test_download_holds_the_rows_that_match(window, ranked):
+def test_download_holds_the_rows_that_match(window, ranked, until):
     window.find_element("css selector", "#status option[value='skipped']").click()
     until(lambda: len(rows(window)) == 20, "the filter")
     window.find_element("id", "download").click()
@@ -259,7 +180,7 @@ def test_download_holds_the_rows_that_match(window, ranked):
     assert set(table["score"]) == {""}
 
 
-def test_nothing_is_requested_and_nothing_hostile_runs(window):
+def test_nothing_is_requested_and_nothing_hostile_runs(window, until, requested):
     header(window, "gene").find_element("tag name", "button").click()
     window.find_element("id", "search").send_keys("onerror")
     until(lambda: len(rows(window)) == 1, "the hostile name")
