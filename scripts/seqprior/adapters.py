@@ -58,7 +58,7 @@ class Adapter(ABC):
         """
 
     def turned(self, states: Tensor) -> Tensor:
-        """Where `strand_symmetric`: states (..., H) of the same bases, in the same order, as the other strand has them."""
+        """Where `strand_symmetric`: states (..., H) of the same bases, in the same order, read on the other strand."""
         raise NotImplementedError(f"{self.scheme.facts.id} has to read the other strand")
 
     @abstractmethod

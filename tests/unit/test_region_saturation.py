@@ -371,7 +371,8 @@ def test_listing_from_the_command_line(genome, tmp_path):
     bed = tmp_path / "r.bed"
 
     def run() -> subprocess.CompletedProcess:
-        command = [sys.executable, TEMPLATES.parent / "scripts" / "list_saturation.py", "--regions", bed, "--fasta", fasta]
+        script = TEMPLATES.parent / "scripts" / "list_saturation.py"
+        command = [sys.executable, script, "--regions", bed, "--fasta", fasta]
         command += ["--contigs", tmp_path / "contigs.tsv", "--deletions", "1", "--output", tmp_path / "v.parquet"]
         command += ["--summary", tmp_path / "v.json"]
         return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
