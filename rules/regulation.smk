@@ -45,6 +45,7 @@ rule score_regulation:
         elements=list(ELEMENTS),
         heads=[head_folder(name) for name in ELEMENTS],
         context=config["regulatory"]["mutagenesis_context"],
+        prevalence=config["regulatory"]["prevalence"] or "",
         max_unknown_share=config["scoring"]["max_unknown_share"],
     shell:
         "python {input.cli:q} --variants {input.variants:q} --regions {input.regions:q} --fasta {input.fasta:q}"
@@ -52,5 +53,5 @@ rule score_regulation:
         " --model {params.model:q} --checkpoint {params.checkpoint:q} --lock {resources.lock:q}"
         " --allow-code {params.allowed:q} --device {params.device} --dtype {params.dtype}"
         " --batch-tokens {resources.batch_tokens:q} --threads {threads} --elements {params.elements:q}"
-        " --heads {params.heads:q} --context {params.context} --max-unknown-share {params.max_unknown_share}"
+        " --heads {params.heads:q} --context {params.context} --prevalence {params.prevalence:q} --max-unknown-share {params.max_unknown_share}"
         " --motifs {input.motifs:q} --sites {input.sites:q} --output {output.table:q} 2>&1 | tee {log:q} >&2"

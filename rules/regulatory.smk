@@ -146,7 +146,10 @@ rule scan_regions:
         heads=lambda wildcards: [] if wildcards.scan == CONTROL else [head_folder(name) for name in ELEMENTS],
         part=lambda wildcards: ["--control"] if wildcards.scan == CONTROL else ["--shard", int(wildcards.scan)],
         settings=json.dumps(
-            {key: config["regulatory"][key] for key in ("information", "stride", "control_bases", "seed", "shards")}
+            {
+                key: config["regulatory"][key]
+                for key in ("information", "stride", "prevalence", "control_bases", "seed", "shards")
+            }
         ),
     shell:
         "python {input.cli:q} --regions {input.regions:q} --fasta {input.fasta:q} --contigs {input.contigs:q}"

@@ -45,7 +45,8 @@ def main() -> None:
         heads, blocks = {}, scanning.control_blocks(regions, settings["control_bases"], settings["seed"])
         cut = partial(scanning.control_passages, args.fasta, blocks, facts.window, settings["seed"])
     else:
-        heads = scanning.load_heads(dict(zip(args.elements, args.heads, strict=True)), args.model, digest)
+        folders = dict(zip(args.elements, args.heads, strict=True))
+        heads = scanning.load_heads(folders, args.model, digest, settings["prevalence"])
         blocks = scanning.blocks_of(regions, settings["stride"])
         blocks = scanning.share_of(blocks, args.shard, settings["shards"])
         cut = partial(scanning.reference_passages, args.fasta, blocks)

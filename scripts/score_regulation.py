@@ -24,6 +24,7 @@ def main() -> None:
     parser.add_argument("--elements", nargs="*", default=[], help="names of elements")
     parser.add_argument("--heads", type=Path, nargs="*", default=[], help="folder of each element's trained head")
     parser.add_argument("--context", type=int, required=True, help="bases either side of a window that the model sees")
+    parser.add_argument("--prevalence", type=float, nargs="?", help="share of windows that are an element")
     parser.add_argument("--max-unknown-share", type=float, required=True, help="of a region's bases")
     parser.add_argument("--motifs", type=Path, nargs="?", help="MEME file of known motifs")
     parser.add_argument("--sites", type=Path, nargs="?", help="sites.tsv")
@@ -48,7 +49,7 @@ def main() -> None:
     motifs = read_motifs(args.motifs) if args.motifs else []
     sites = pd.read_csv(args.sites, sep="\t", keep_default_na=False, dtype={"chrom": str}) if args.sites else None
     facts, digest, _ = open_scheme(args.registry, args.model, args.checkpoint, args.lock, args.allow_code, Reading())
-    heads = load_heads(dict(zip(args.elements, args.heads, strict=True)), args.model, digest)
+    heads = load_heads(dict(zip(args.elements, args.heads, strict=True)), args.model, digest, args.prevalence)
     with Job(facts, Reading(), args.device, args.threads) as job:
         readers = {}
         if any(head.uses_states for head in heads.values()):

@@ -613,7 +613,8 @@ def final_head(
     method = cross_calibrated(found.logits[kind], windows.labels, windows.folds).method
     calibration = FITTERS[method](found.logits[kind], windows.labels)
     read = reading if uses_states(kind) else {}
-    return Head(element, kind, choice.window, network, calibration, threshold=choice.threshold, finding=finding, **read)
+    said = {"prevalence": float(windows.labels.mean()), "threshold": choice.threshold, "finding": finding}
+    return Head(element, kind, choice.window, network, calibration, **said, **read)
 
 
 def card(head: Head, report: Report, found: HeldOut, counts: Mapping[str, Any], choice: Training) -> str:
@@ -678,7 +679,7 @@ def card(head: Head, report: Report, found: HeldOut, counts: Mapping[str, Any], 
         "## What it cannot do",
         "",
         f"- Its probabilities hold at the prevalence above. In a genome, where {head.element} is rarer, fewer of the "
-        "windows with a given probability are real.",
+        "windows with a given probability are real; regulatory.prevalence moves them to another share.",
         "- It tells the element from the negatives it was shown, not from every other kind of sequence. Those that are "
         "drawn have the positives' GC content and repeats, but lie anywhere: a head may tell by the surroundings, such "
         "as genes or the lack of them.",

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -137,11 +137,27 @@ class Calibration:
         """Probabilities, float64 of the same shape."""
         if self.method == "isotonic":
             return np.interp(logits, *np.array(self.points).T)
-        return 0.5 * (1 + np.tanh(self.scaled(logits) / 2))
+        return _expit(self.scaled(logits))
+
+    def moved(self, trained: float, prevalence: float) -> Calibration:
+        """The same for windows of which another share is the element: odds change as the shares' odds do.
+
+        Bayes' rule for a change of prevalence alone (Saerens et al. 2002, doi:10.1162/089976602753284446).
+
+        Args:
+            trained: share of the intervals that it was fitted to. prevalence: share of the windows that are asked now.
+        """
+        shift = math.log(prevalence / (1 - prevalence)) - math.log(trained / (1 - trained))
+        points = tuple((logit, _expit(math.log(p / (1 - p)) + shift)) for logit, p in self.points)
+        return Calibration(self.method, self.slope, self.intercept + shift, points)
 
     def scaled(self, logits: np.ndarray) -> np.ndarray:
         """Of the method 'platt', the logits of the probabilities."""
         return self.slope * np.asarray(logits, np.float64) + self.intercept
+
+
+def _expit(logits):
+    return 0.5 * (1 + np.tanh(logits / 2))
 
 
 def fit_platt(logits: np.ndarray, labels: np.ndarray) -> Calibration:
@@ -191,6 +207,7 @@ class Head:
         window: bases that it sees. context: bases either side that the sequence model saw in training.
         model, digest, dtype: of the sequence model whose states it reads, empty if it reads none; `projection` turns
             these into its features.
+        prevalence: share of the intervals that are the element, at which `calibration` holds.
         threshold: calibrated probability from which a window is called an element.
         finding: one sentence on whether the model's states add to the bases alone.
     """
@@ -205,6 +222,7 @@ class Head:
     dtype: str = ""
     context: int = 0
     projection: Projection | None = None
+    prevalence: float = 0.5
     threshold: float = 0.5
     finding: str = ""
     version: str = field(default=VERSION)
@@ -227,6 +245,12 @@ class Head:
         """
         self.network.eval()
         return self.network(forward, reverse, codes)
+
+    def at(self, prevalence: float | None) -> Head:
+        """The head for windows of which such a share is the element; itself for None."""
+        if prevalence is None:
+            return self
+        return replace(self, calibration=self.calibration.moved(self.prevalence, prevalence), prevalence=prevalence)
 
     def probability(self, logits: np.ndarray) -> np.ndarray:
         """Calibrated probabilities, float64."""
@@ -256,6 +280,7 @@ def save_head(head: Head, folder: Path) -> None:
             "intercept": head.calibration.intercept,
             "points": head.calibration.points,
         },
+        "prevalence": head.prevalence,
         "threshold": head.threshold,
         "finding": head.finding,
         "version": head.version,
@@ -322,12 +347,15 @@ def _description(file: Path) -> dict:
         window, context = int(given["window"]), int(given["context"])
         if window < 1 or context < 0:
             raise ValueError(f"window is {window} and context {context}")
+        if not 0 < float(given["prevalence"]) < 1:
+            raise ValueError(f"prevalence is {given['prevalence']}")
         words = {name: str(given[name]) for name in ("element", "kind", "model", "digest", "dtype", "finding")}
         return {
             **words,
             "window": window,
             "context": context,
             "calibration": calibration,
+            "prevalence": float(given["prevalence"]),
             "threshold": float(given["threshold"]),
             "version": str(given["version"]),
         }

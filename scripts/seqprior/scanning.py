@@ -376,8 +376,10 @@ def unknown_shares(codes: np.ndarray, starts: np.ndarray, size: int, length: int
     return (unknown[last] - unknown[first]) / np.maximum(last - first, 1)
 
 
-def load_heads(folders: Mapping[str, Path], model: str, digest: str) -> dict[str, Head]:
-    """The classifier of each element.
+def load_heads(
+    folders: Mapping[str, Path], model: str, digest: str, prevalence: float | None = None
+) -> dict[str, Head]:
+    """The classifier of each element, for windows of which such a share is the element.
 
     Raises:
         BadInput: a folder holds none, or one that reads the states of another model.
@@ -390,10 +392,10 @@ def load_heads(folders: Mapping[str, Path], model: str, digest: str) -> dict[str
         if head.uses_states and head.digest != digest:
             raise BadInput(
                 f"{folder}: the head of {element} was trained on the states of {head.model} with digest "
-                f"{head.digest[:12]}, and the scan reads {model} with digest {digest[:12]}; set regulatory.model to "
+                f"{head.digest[:12]}, and this job reads {model} with digest {digest[:12]}; set regulatory.model to "
                 "that model or train the head again"
             )
-        heads[element] = head
+        heads[element] = head.at(prevalence)
     return heads
 
 

@@ -46,7 +46,7 @@ def random_network(kind: str, seed: int = 0) -> Network:
 def random_head(kind: str, calibration: Calibration | None = None) -> Head:
     projection = Projection(torch.randn(STATES), torch.randn(STATES, FEATURES)) if uses_states(kind) else None
     calibration = calibration or Calibration("platt", 1.5, -0.25)
-    return Head("E", kind, WIDTH, random_network(kind), calibration, "m", "d", "float32", 9, projection, 0.7, "x")
+    return Head("E", kind, WIDTH, random_network(kind), calibration, "m", "d", "float32", 9, projection, 0.5, 0.7, "x")
 
 
 def random_windows(count: int = 6, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -163,7 +163,19 @@ def test_a_saved_head_is_read_back(tmp_path, kind, calibration):
     save_head(head, tmp_path / "b")
     found = load_head(tmp_path / "a")
     assert torch.equal(found.logits(*windows), head.logits(*windows))
-    names = ("element", "kind", "window", "model", "digest", "dtype", "context", "threshold", "finding", "version")
+    names = (
+        "element",
+        "kind",
+        "window",
+        "model",
+        "digest",
+        "dtype",
+        "context",
+        "prevalence",
+        "threshold",
+        "finding",
+        "version",
+    )
     assert [getattr(found, name) for name in names] == [getattr(head, name) for name in names]
     assert found.calibration == calibration
     if head.projection is None:
@@ -261,3 +273,24 @@ def test_isotonic_rises_and_is_right_on_average():
     np.testing.assert_allclose(found(grid), 1 / (1 + np.exp(1 - 2 * grid)), atol=0.12)
     assert 0 < found(np.array([-100.0]))[0] < 0.01
     assert 0.99 < found(np.array([100.0]))[0] < 1
+
+
+@pytest.mark.parametrize(
+    "calibration",
+    [Calibration("platt", 1.7, -0.4), Calibration("isotonic", points=((-2.0, 0.05), (0.0, 0.3), (3.0, 0.9)))],
+)
+@pytest.mark.parametrize("prevalence", [0.02, 0.5, 0.9])
+def test_probabilities_at_another_prevalence_follow_bayes_rule(calibration, prevalence):
+    logits = np.array([-2.0, 0.0, 3.0])
+    before = calibration(logits)
+    likelihood_ratio = before / (1 - before) / (0.25 / 0.75)
+    odds = likelihood_ratio * prevalence / (1 - prevalence)
+    np.testing.assert_allclose(calibration.moved(0.25, prevalence)(logits), odds / (1 + odds), rtol=1e-9)
+
+
+def test_a_head_at_another_prevalence_is_the_same_but_for_its_probabilities():
+    head = random_head("sequence", Calibration("platt", 1.0, 0.0))
+    rarer = head.at(0.01)
+    assert head.at(None) is head and rarer.network is head.network and rarer.prevalence == 0.01
+    assert rarer.probability(np.zeros(1))[0] == pytest.approx(0.01)
+    assert head.probability(np.zeros(1))[0] == 0.5

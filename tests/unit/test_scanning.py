@@ -111,6 +111,10 @@ class RandomHead:
         self.weights = torch.randn(2, window, width, generator=rng) / 10
         self.letters = torch.randn(window, 5, generator=rng)
 
+    def at(self, prevalence):
+        assert prevalence is None
+        return self
+
     def logits(self, forward, reverse, codes):
         assert codes.dtype == torch.int64
         found = self.letters[torch.arange(self.window), codes].sum(1)
@@ -347,7 +351,7 @@ def test_the_script_scans_a_bed_file_and_its_control(fasta, names, tmp_path):
     fetch(model_facts(registry, "small"), tmp_path / "models.lock", tmp_path / "small")
     write_contigs(contigs_of(fasta), tmp_path / "contigs.tsv")
     (tmp_path / "regions.bed").write_text("one\t100\t300\none\t250\t350\n")
-    settings = {"information": "fast", "stride": 10, "shards": 1, "control_bases": 1000, "seed": 1}
+    settings = {"information": "fast", "stride": 10, "shards": 1, "control_bases": 1000, "seed": 1, "prevalence": None}
     options = {
         "regions": tmp_path / "regions.bed",
         "fasta": fasta,
