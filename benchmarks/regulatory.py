@@ -42,6 +42,7 @@ PROMOTER_PEAKS = 2_000  # of TFIIB's, drawn at random: the rest would train for 
 HELD_OUT = ("chrVI", "chrXV")
 WINDOW = 200
 RELEASE = "JASPAR2026"
+MUTATED = 100  # windows of an element that are mutated base by base, half the default, to save time
 SHUFFLES, BOOTSTRAPS = 1_000, 1_000
 FDR = 0.05
 
@@ -243,6 +244,7 @@ def yeast(folder: Path) -> Iterator[Row]:
         "regulatory": {
             "elements": {name: {"intervals": path} for name, path in sources.items()},
             "motifs": str(write_jaspar("Fungi", folder / "fungi.meme")),
+            "mutagenesis_windows": MUTATED,
         },
     }
     results = run_workflow(folder, config, "regulatory", "all")
@@ -413,6 +415,7 @@ def human(folder: Path) -> Iterator[Row]:
                 "enhancer": {"intervals": str(labelled), "label": "positive"},
             },
             "motifs": str(write_jaspar("Vertebrates", folder / "vertebrates.meme")),
+            "mutagenesis_windows": MUTATED,
         },
     }
     results = run_workflow(folder, config, "regulatory", "all")

@@ -7,6 +7,11 @@ Produces  results/{cohort}/run.json      effective config, digests, models, vers
 
 LOCAL_INPUTS = [*INPUT_VCFS, *([] if FASTA_IS_URL else [FASTA_SOURCE]), *filter(None, [config["reference"]["genes"]])]
 LOCAL_INPUTS += filter(None, [config["protein"][key] for key in ("sequences", "uniprot")])
+if REGULATED:
+    LOCAL_INPUTS += filter(None, [config["regions"], config["regulatory"]["motifs"]])
+    LOCAL_INPUTS += [source[key] for source in ELEMENTS.values() for key in ("intervals", "negatives") if source[key]]
+    LOCAL_INPUTS += [file for name in ELEMENTS if name not in TRAINED for file in head_files(name)]
+    LOCAL_INPUTS = list(dict.fromkeys(LOCAL_INPUTS))
 
 
 rule record_run:
