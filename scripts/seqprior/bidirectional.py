@@ -69,6 +69,13 @@ class CausalBlock(nn.Module):
         """The block on states that lie `dilation` bases apart, giving every `stride`-th one up to the last."""
         return states[:, self.kernel - 1 :: stride] + self._mixed(self._normed(states), stride=stride)
 
+    def continued(self, past: Tensor, states: Tensor) -> Tensor:
+        """The block on states (B, L, C) that follow `past` (B, P, C), whose own output is not wanted: (B, L, C)."""
+        reach = (self.kernel - 1) * self.dilation
+        past = past[:, max(past.shape[1] - reach, 0) :]
+        given = F.pad(torch.cat([past, states], 1), (0, 0, reach - past.shape[1], 0))
+        return states + self._mixed(self._normed(given), dilation=self.dilation)
+
     def _normed(self, states: Tensor) -> Tensor:
         return F.rms_norm(states, (states.shape[-1],), self.scale.to(states.dtype), 1e-5)
 
@@ -98,11 +105,7 @@ class BidirectionalConvLM(nn.Module):
 
     def tower(self, codes: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """States of the prefix that ends before each position: codes (B, L) int64 to (B, L, C)."""
-        before = F.pad(codes[:, :-1], (1, 0), value=PAD_CODE)
-        if dtype in self._tables:
-            states = self._tabulated(F.pad(before, (self.config.kernel - 1, 0), value=PAD_CODE), 1, dtype)
-        else:
-            states = self.blocks[0](self._embedded(before, dtype))
+        states = self.first_states(F.pad(codes[:, :-1], (self.config.kernel, 0), value=PAD_CODE), 1, dtype)
         for block in self.blocks[1:]:
             states = block(states)
         return F.rms_norm(states, (states.shape[-1],), self.scale.to(dtype), 1e-5)
@@ -115,10 +118,7 @@ class BidirectionalConvLM(nn.Module):
         """
         steps = self.config.dilations
         strides = [later // earlier for earlier, later in zip(steps, (*steps[1:], steps[-1]), strict=True)]
-        if dtype in self._tables:
-            states = self._tabulated(codes, strides[0], dtype)
-        else:
-            states = self.blocks[0].thinned(self._embedded(codes, dtype), strides[0])
+        states = self.first_states(codes, strides[0], dtype)
         for block, stride in zip(self.blocks[1:], strides[1:], strict=True):
             states = block.thinned(states, stride)
         return F.rms_norm(states[:, -1], (states.shape[-1],), self.scale.to(dtype), 1e-5)
@@ -132,6 +132,15 @@ class BidirectionalConvLM(nn.Module):
         kmers = torch.cartesian_prod(*[letters] * self.config.kernel).view(-1, self.config.kernel)
         with torch.inference_mode():
             self._tables[dtype] = self.blocks[0].thinned(self._embedded(kmers, dtype), 1)[:, 0].clone()
+
+    def first_states(self, codes: Tensor, stride: int, dtype: torch.dtype) -> Tensor:
+        """Output of the first block, from its table once there is one, for the k-mers that end at every `stride`-th base.
+
+        Codes (B, k - 1 + L) to (B, L / stride, C).
+        """
+        if dtype in self._tables:
+            return self._tabulated(codes, stride, dtype)
+        return self.blocks[0].thinned(self._embedded(codes, dtype), stride)
 
     def _tabulated(self, codes: Tensor, stride: int, dtype: torch.dtype) -> Tensor:
         """Output of the first block for the k-mers that end at every `stride`-th position up to the last."""

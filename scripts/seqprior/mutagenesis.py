@@ -25,7 +25,7 @@ from torch import Tensor
 
 from seqprior.adapters import BidirectionalAdapter
 from seqprior.batching import Batcher, Progress
-from seqprior.bidirectional import PAD_CODE, BidirectionalConvLM, CausalBlock, reverse_complement
+from seqprior.bidirectional import PAD_CODE, BidirectionalConvLM, reverse_complement
 from seqprior.columns import MOTIFS, SITES
 from seqprior.contigs import ContigNames
 from seqprior.features import Reader
@@ -221,7 +221,7 @@ def contributions(effects: np.ndarray) -> np.ndarray:
 def layer_inputs(network: BidirectionalConvLM, codes: Tensor, dtype: torch.dtype) -> list[Tensor]:
     """What each block after the first is given, and what the tower gives: (B, L, C) each, for codes (B, L)."""
     before = F.pad(codes[:, :-1], (network.config.kernel, 0), value=PAD_CODE)
-    states = [_first_block(network, before, dtype)]
+    states = [network.first_states(before, 1, dtype)]
     for block in network.blocks[1:]:
         states.append(block(states[-1]))
     states[-1] = F.rms_norm(states[-1], states[-1].shape[-1:], network.scale.to(dtype), 1e-5)
@@ -244,25 +244,10 @@ def changed_states(
     if at + 1 >= end:
         return layers[-1].new_empty(len(seen), 0, layers[-1].shape[-1])
     seen[:, kernel - 1] = letters.reshape(-1)
-    states = _first_block(network, seen, dtype)
+    states = network.first_states(seen, 1, dtype)
     for block, given in zip(network.blocks[1:], layers[:-1], strict=True):
-        states = _continued(block, given[:, : at + 1].repeat_interleave(each, 0), states)
+        states = block.continued(given[:, : at + 1].repeat_interleave(each, 0), states)
     return F.rms_norm(states, states.shape[-1:], network.scale.to(dtype), 1e-5)
-
-
-def _first_block(network: BidirectionalConvLM, codes: Tensor, dtype: torch.dtype) -> Tensor:
-    """Output of the first block for the k-mers of codes (B, k - 1 + L): (B, L, C)."""
-    if dtype in network._tables:
-        return network._tabulated(codes, 1, dtype)
-    return network.blocks[0].thinned(network._embedded(codes, dtype), 1)
-
-
-def _continued(block: CausalBlock, past: Tensor, states: Tensor) -> Tensor:
-    """The block on states (B, L, C) that follow `past` (B, P, C)."""
-    reach = (block.kernel - 1) * block.dilation
-    past = past[:, max(past.shape[1] - reach, 0) :]
-    given = F.pad(torch.cat([past, states], 1), (0, 0, reach - past.shape[1], 0))
-    return states + block._mixed(block._normed(given), dilation=block.dilation)
 
 
 def labelled_places(intervals: Path, width: int, lengths: Mapping[str, int]) -> list[tuple[str, int]]:

@@ -225,7 +225,7 @@ def test_blocks_of_any_size_give_the_same_files(scored, tmp_path, monkeypatch):
         tmp_path / "variants.parquet",
         few,
         paths,
-        scored.folder / "consequences.parquet" if False else None,
+        None,
         scored.fasta,
         sizes,
         tmp_path / "t.tsv",
