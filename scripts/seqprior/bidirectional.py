@@ -134,7 +134,7 @@ class BidirectionalConvLM(nn.Module):
             self._tables[dtype] = self.blocks[0].thinned(self._embedded(kmers, dtype), 1)[:, 0].clone()
 
     def first_states(self, codes: Tensor, stride: int, dtype: torch.dtype) -> Tensor:
-        """Output of the first block, from its table once there is one, for the k-mers that end at every `stride`-th base.
+        """Output of the first block, from its table if there is one, for the k-mers that end at every `stride`-th base.
 
         Codes (B, k - 1 + L) to (B, L / stride, C).
         """
