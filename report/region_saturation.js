@@ -12,6 +12,10 @@
     });
   };
   const least = (values) => values.reduce((low, x) => (x === null || (low !== null && low <= x) ? low : x), null);
+  const limitOf = (values) => {
+    const sizes = values.filter((x) => x !== null).map(Math.abs).sort((a, b) => a - b);
+    return Math.max(3, Math.ceil(sizes[Math.floor(0.95 * sizes.length)] ?? 0));
+  };
   const lines = new Map(); // placeholder of a line -> what draws it
   const seen = new IntersectionObserver((entries) => {
     for (const { target, isIntersecting } of entries) if (isIntersecting) lines.get(target)?.();
@@ -21,11 +25,12 @@
   // A figure: the profile of `worst` on top and, if there are `rows` of names, their cells below.
   //   width: of a column. ticks: [column, words] pairs. letters: of the reference, or empty. value(column, row): LLR or
   //   null. own(column, row): whether it is the reference. says(column, row): text of a cell, row -1 in the profile.
-  const chart = ({ worst, width, ticks, letters, rows, value, own, says, limit, label }) => {
+  //   limits: LLR of the strongest colour of each row, the first one's also that of the profile's end.
+  const chart = ({ worst, width, ticks, letters, rows, value, own, says, limits, label }) => {
     const columns = worst.length, parts = [], top = 14, base = top + PROFILE;
     for (const [column, words] of ticks) parts.push(text(LEFT + (column + 0.5) * width, top - 4, words));
-    const height = (llr) => top + PROFILE * Math.min(1, Math.max(0, -llr) / limit);
-    for (const [y, words] of [[top, "0"], [base, `−${figure(limit)}`]]) {
+    const height = (llr) => top + PROFILE * Math.min(1, Math.max(0, -llr) / limits[0]);
+    for (const [y, words] of [[top, "0"], [base, `−${limits[0]}`]]) {
       parts.push(svg("path", { class: "grid", d: `M${LEFT} ${y}h${columns * width}` }),
         text(LEFT - 4, y + 4, words, { "text-anchor": "end" }));
     }
@@ -49,13 +54,13 @@
       for (let column = 0; column < columns; column++) {
         const x = LEFT + column * width, llr = value(column, row);
         if (own(column, row)) { dots += `M${x + width / 2 - 1.6} ${y + H / 2}a1.6 1.6 0 1 0 3.2 0a1.6 1.6 0 1 0 -3.2 0z`; continue; }
-        const key = llr === null ? "none" : Math.max(-BINS, Math.min(BINS, Math.round((llr / limit) * BINS)));
+        const key = llr === null ? "none" : Math.max(-BINS, Math.min(BINS, Math.round((llr / limits[row]) * BINS)));
         paths.set(key, (paths.get(key) ?? "") + `M${x} ${y}h${width}v${H}h${-width}z`);
       }
     });
     for (const [key, d] of paths) parts.push(svg("path", { class: `heat heat-${key}`, d }));
     parts.push(svg("path", { class: "own", d: dots }));
-    const cursor = svg("rect", { class: "cursor", width, height: H });
+    const cursor = svg("rect", { class: "cursor", width: Math.max(width, 1), height: H });
     cursor.style.display = "none";
     const whole = LEFT + columns * width + 2, tall = cells + rows.length * H + 3;
     const drawing = svg("svg", { viewBox: `0 0 ${whole} ${tall}`, width: whole, height: tall, class: "residues", role: "img", tabindex: "0",
@@ -105,8 +110,8 @@
       const all = decoded((detailed ? region.cells : region.worst)[model]);
       const worst = detailed ? Array.from({ length: region.length }, (_, i) => least(all.slice(4 * i, 4 * i + 4))) : all;
       const deletions = region.deletions.length ? decoded(region.deletions[model]) : null;
-      const sizes = [...all, ...(deletions ?? [])].filter((x) => x !== null).map(Math.abs).sort((a, b) => a - b);
-      const limit = Math.max(3, Math.ceil(sizes[Math.floor(0.95 * sizes.length)] ?? 0));
+      // A deletion may surprise far more than any substitution, so each kind has its own colours.
+      const limits = [...Array(LETTERS.length).fill(limitOf(all)), limitOf(deletions ?? [])];
       const place = (column) => region.start + column * region.step + 1;
       const lowest = (llr) => (llr === null ? "no score" : `LLR ${figure(llr)}`);
       const also = (column) => (deletions ? `; deletions: ${lowest(deletions[column])}` : "");
@@ -120,7 +125,7 @@
         lines.set(holder, () => {
           seen.unobserve(holder);
           lines.delete(holder);
-          holder.replaceChildren(...chart({ worst: worst.slice(first, first + size), ticks, limit,
+          holder.replaceChildren(...chart({ worst: worst.slice(first, first + size), ticks, limits,
             label: `${region.chrom}, bases ${grouped(place(first))} to ${grouped(last)}.`, ...options }));
         });
         parts.push(holder);
@@ -141,14 +146,15 @@
           line(first, letters.length, { width: W, letters, rows, value, own, says });
         }
       } else {
-        const width = Math.max(1, Math.min(W, (Math.max(section.clientWidth, 320) - LEFT) / worst.length));
+        const width = Math.min(W, (Math.max(section.clientWidth, 320) - LEFT - 4) / worst.length);
         const says = (column) => `${region.chrom}:${grouped(place(column))} to ${grouped(Math.min(place(column + 1) - 1, region.start + region.length))}: ` +
           `worst case ${lowest(worst[column])}${also(column)}`;
         line(0, worst.length, { width, letters: "", rows: [], value: () => null, own: () => false, says });
       }
       map.replaceChildren(...parts);
       parts.forEach((part) => seen.observe(part));
-      keys.replaceChildren(...(detailed ? [swatches(`LLR −${limit} and less, surprising`, `+${limit} and more, favoured; a dot is the reference`)] : []));
+      const key = (limit, what) => swatches(`${what}: LLR −${limit} and less, surprising`, `+${limit} and more, favoured`);
+      keys.replaceChildren(...(detailed ? [key(limits[0], "Substitutions (a dot is the reference)"), deletions ? key(limits[4], "Deletions") : ""].filter(Boolean) : []));
     };
     choice.addEventListener("change", draw);
     section.append(controls, keys, map);

@@ -51,12 +51,11 @@ def main() -> None:
     facts, digest, _ = open_scheme(args.registry, args.model, args.checkpoint, args.lock, args.allow_code, Reading())
     heads = load_heads(dict(zip(args.elements, args.heads, strict=True)), args.model, digest, args.prevalence)
     with Job(facts, Reading(), args.device, args.threads) as job:
-        readers = {}
+        reader = None
         if any(head.uses_states for head in heads.values()):
             adapter = job.load(arithmetic_of(args.dtype))
-            batcher = Batcher(adapter.device, args.batch_tokens)
-            readers = {name: Reader(adapter, batcher, head.projection) for name, head in heads.items()}
-        effects = Effects(heads, readers, args.context)
+            reader = Reader(adapter, Batcher(adapter.device, args.batch_tokens), None)
+        effects = Effects(heads, reader, args.context)
         score_regulation(args.variants, args.fasta, regions, effects, motifs, sites, args.output)
 
 

@@ -65,17 +65,21 @@ def join_evidence(
     frame["reason"] = np.where(scored, "", reason)
     if proteins is not None:
         frame = _with_proteins(frame, proteins)
-    if regulation is not None:
-        frame = frame.merge(regulation, on="variant_id", how="left", validate="many_to_one")
-    return frame
+    return frame if regulation is None else _joined(frame, regulation)
+
+
+def _joined(frame: pd.DataFrame, evidence: pd.DataFrame) -> pd.DataFrame:
+    """The columns of further evidence, by variant_id; text is empty where an allele has none."""
+    joined = frame.merge(evidence, on="variant_id", how="left", validate="many_to_one")
+    for name in evidence.columns.drop("variant_id"):
+        if joined[name].dtype == object or pd.api.types.is_string_dtype(joined[name]):
+            joined[name] = joined[name].fillna("")
+    return joined
 
 
 def _with_proteins(frame: pd.DataFrame, proteins: pd.DataFrame) -> pd.DataFrame:
-    """The columns of protein evidence; text is empty where an allele touches no protein."""
-    joined = frame.merge(proteins, on="variant_id", how="left", validate="many_to_one")
-    for name in proteins.columns.drop("variant_id"):
-        if joined[name].dtype == object or pd.api.types.is_string_dtype(joined[name]):
-            joined[name] = joined[name].fillna("")
+    """The columns of protein evidence, of which `hgvs_p` takes the protein's name."""
+    joined = _joined(frame, proteins)
     same = (joined["protein_transcript"] == joined["transcript"]) & (joined["protein_hgvs_p"] != "")
     joined["hgvs_p"] = joined["protein_hgvs_p"].where(same, joined["hgvs_p"])
     return joined

@@ -1,8 +1,9 @@
 """What alleles do to regulation: the change of an element's probability, and of the binding sites that they touch.
 
 A head sees both haplotypes of an allele in windows of its own width: the allele at the middle, and a quarter of one
-to either side of it, so that the answer hangs on no single frame. The logits of the three are averaged. Both haplotypes
-have flanks of the same bases, recut to the window's width around each allele; the model sees `context` more bases.
+to either side of it, so that the answer hangs on no single frame. The logits of the three are averaged. The windows of
+both haplotypes start at the same base of the reference, so that tokens of several bases keep their frame up to the
+allele, and end where they are as wide as the head's; the model sees `context` more bases.
 
 A binding site's motif is scored, in bits, at all places that touch the allele, on both strands, in either haplotype.
 """
@@ -24,7 +25,7 @@ from seqprior.batching import Progress
 from seqprior.features import Reader
 from seqprior.files import written_whole
 from seqprior.motifs import Motif, best_score
-from seqprior.scanning import Region, asked
+from seqprior.scanning import Region, asked, distinct_projections, place_of, projected
 from seqprior.sequence import encode
 from seqprior.variants import ReferenceSequence, scored_alleles
 from seqprior.windows import padded
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BLOCK = 512  # alleles that are worked on at a time
+READ_TEXTS = 64  # haplotypes whose states are held at a time
 SITE_COLUMNS = ("site", "site_change", "site_q")
 
 
@@ -120,10 +122,11 @@ class Haplotypes:
         return self.window + 2 * self.quarter + 2 * self.context
 
     def text(self, sequence: str, allele: Allele, bases: str) -> str | None:
-        """One haplotype with `bases` in the allele's place; None if these are longer than the window."""
-        if len(bases) > self.window:
+        """One haplotype with `bases`, REF or ALT, in the allele's place; None if either is longer than the window."""
+        longest = max(len(allele.ref), len(allele.alt))
+        if longest > self.window:
             return None
-        left = (self.window - len(bases)) // 2 + self.quarter + self.context
+        left = (self.window - longest) // 2 + self.quarter + self.context
         right = self.length - left - len(bases)
         end = allele.start + len(allele.ref)
         return padded(sequence, allele.start - left, allele.start) + bases + padded(sequence, end, end + right)
@@ -138,36 +141,60 @@ class Effects:
     """Asks the heads of one config about alleles.
 
     Args:
-        heads: by element. readers: by element, for heads that read states of the model; through the head's projection.
+        heads: by element. reader: without a projection; None if no head reads states of the model.
         context: bases either side of a window that the model sees.
     """
 
-    def __init__(self, heads: Mapping[str, Head], readers: Mapping[str, Reader], context: int) -> None:
-        self.heads, self.readers, self.context = heads, readers, context
+    def __init__(self, heads: Mapping[str, Head], reader: Reader | None, context: int) -> None:
+        self.heads, self.reader, self.context = heads, reader, context
 
-    def logits(self, element: str, texts: Sequence[str]) -> np.ndarray:
-        """Logits of the three windows of each text (`Haplotypes.text`): float32 (N, 3)."""
-        head = self.heads[element]
-        cut = Haplotypes(head.window, self.context)
+    def windows(self) -> list[int]:
+        """The heads' widths."""
+        return list(dict.fromkeys(head.window for head in self.heads.values()))
+
+    def logits(self, window: int, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        """Logits, float32 (N, 3) by element, of the three windows of each text (`Haplotypes.text`).
+
+        Of the heads of that width; the model reads a text once for all of them.
+        """
+        heads = {element: head for element, head in self.heads.items() if head.window == window}
+        found: dict[str, list[np.ndarray]] = {element: [] for element in heads}
+        reading = [head for head in heads.values() if head.uses_states]
+        projections = distinct_projections(reading)
+        cut = Haplotypes(window, self.context)
         last = cut.length - cut.context
-        codes = np.stack([encode(text)[cut.context : last] for text in texts]).astype(np.int64)
-        forward = reverse = None
-        if head.uses_states:
-            read = self.readers[element].read(texts, [(cut.context, last)] * len(texts))
-            forward, reverse = (torch.stack([strands[n] for strands in read]) for n in range(2))
-        found = []
-        for start in cut.starts:
-            own = slice(start, start + head.window)
-            both = (None if states is None else states[:, own] for states in (forward, reverse))
-            found.append(asked(head, *both, torch.from_numpy(codes[:, own])))
-        return np.stack(found, 1)
+        for first in range(0, len(texts), READ_TEXTS):
+            portion = texts[first : first + READ_TEXTS]
+            codes = torch.from_numpy(np.stack([encode(text)[cut.context : last] for text in portion]).astype(np.int64))
+            features = []
+            if reading:
+                assert self.reader is not None
+                read = self.reader.read(portion, [(cut.context, last)] * len(portion))
+                strands = [torch.stack([each[n] for each in read]) for n in range(2)]
+                features = [[projected(projection, strand) for strand in strands] for projection in projections]
+            for element, head in heads.items():
+                both = features[place_of(head.projection, projections)] if head.uses_states else (None, None)
+                asked_of = []
+                for start in cut.starts:
+                    own = slice(start, start + window)
+                    cuts = (None if states is None else states[:, own] for states in both)
+                    asked_of.append(asked(head, *cuts, codes[:, own]))
+                found[element].append(np.stack(asked_of, 1))
+        return {element: np.concatenate(parts) for element, parts in found.items()}
 
-    def of(self, element: str, pairs: Sequence[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray]:
-        """Mean probability of REF and change of the mean logit, for texts of REF and ALT: float64 (N,) each."""
+    def of(self, window: int, pairs: Sequence[tuple[str, str]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """By element of that width: mean probability of REF and change of the mean logit, float64 (N,) each.
+
+        Args:
+            pairs: texts of REF and ALT; equal ones are read once.
+        """
         distinct = {text: n for n, text in enumerate(dict.fromkeys(text for pair in pairs for text in pair))}
-        logits = self.logits(element, list(distinct)).astype(np.float64)
-        ref, alt = (logits[[distinct[pair[n]] for pair in pairs]] for n in range(2))
-        return self.heads[element].probability(ref).mean(1), alt.mean(1) - ref.mean(1)
+        places = np.array([[distinct[text] for text in pair] for pair in pairs])
+        effects = {}
+        for element, logits in self.logits(window, list(distinct)).items():
+            ref, alt = (logits.astype(np.float64)[places[:, n]] for n in range(2))
+            effects[element] = (self.heads[element].probability(ref).mean(1), alt.mean(1) - ref.mean(1))
+        return effects
 
 
 def site_effect(sequence: str, allele: Allele, sites: Sequence[Site], motifs: Sequence[Motif]) -> tuple | None:
@@ -214,21 +241,21 @@ def score_regulation(
         kinds += [("site", pa.string()), ("site_change", pa.float64()), ("site_q", pa.float64())]
     schema = pa.schema(kinds)
     counts = {"alleles": 0, "in_regions": 0, "with_site": 0}
-    progress = Progress("alleles", 0, "allele")
+    progress = Progress("alleles", pq.read_metadata(variants).num_rows, "allele")
     with written_whole(output) as partial, pq.ParquetWriter(partial, schema) as writer:
         for block in _blocks(variants, scanned, counts):
             rows = [{"variant_id": allele.name} for allele in block]
-            for element, head in effects.heads.items():
-                cut = Haplotypes(head.window, effects.context)
+            for window in effects.windows():
+                cut = Haplotypes(window, effects.context)
                 pairs = {}
                 for number, allele in enumerate(block):
                     sequence = reference.contig(allele.chrom)
                     pair = tuple(cut.text(sequence, allele, bases) for bases in (allele.ref, allele.alt))
                     if None not in pair:
                         pairs[number] = pair
-                if pairs:
-                    found = effects.of(element, list(pairs.values()))
-                    for number, probability, change in zip(pairs, *found, strict=True):
+                found = effects.of(window, list(pairs.values())) if pairs else {}
+                for element, values in found.items():
+                    for number, probability, change in zip(pairs, *values, strict=True):
                         rows[number] |= {
                             f"element_probability.{element}": float(probability),
                             f"element_change.{element}": float(change),
@@ -239,7 +266,7 @@ def score_regulation(
                     counts["with_site"] += 1
                     row |= dict(zip(SITE_COLUMNS, effect, strict=True))
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-            progress.add(len(block))
+            progress.add(counts["alleles"] - progress.done)
     progress.close()
     log.info("%d alleles, %d in scanned regions, %d touch a site", *counts.values())
     return counts

@@ -139,6 +139,25 @@ def test_protein_and_structure_models_add_their_clipped_mean():
     )
 
 
+REGULATION = pd.DataFrame(
+    [("c-1-A-C", 0.9, -2.0, "REB1"), ("c-2-C-T", 0.2, 0.5, None)],
+    columns=["variant_id", "element_probability.Reb1", "element_change.Reb1", "site"],
+)
+
+
+def test_effects_on_regulation_are_evidence_and_no_part_of_the_score():
+    variants, consequences, scores = tables()
+    evidence = join_evidence(variants, consequences, {"m": scores}, None, REGULATION)
+    table = rank_alleles(evidence, {"m": CALIBRATION}, WEIGHTS, 1.5, 5.0)
+    without = ranked()
+    own = list(REGULATION.columns.drop("variant_id"))
+    pd.testing.assert_frame_equal(table.drop(columns=own), without)
+    assert list(table.columns)[-2:] == list(RANKED_TAIL)
+    found = table.set_index("variant_id")
+    assert found["element_change.Reb1"].dropna().to_dict() == {"c-1-A-C": -2.0, "c-2-C-T": 0.5}
+    assert found["site"].to_dict() == dict.fromkeys(found.index, "") | {"c-1-A-C": "REB1"}
+
+
 def test_the_protein_change_is_that_of_the_translated_transcript_where_it_is_the_consequences():
     variants, consequences, scores = tables()
     table = join_evidence(variants, consequences, {"m": scores}, PROTEINS).set_index("variant_id")
@@ -384,7 +403,8 @@ def test_fifty_thousand_alleles_are_ranked_and_written_in_seconds(tmp_path):
 
 
 @pytest.mark.parametrize("alleles", [[*ALLELES, *MORE], []], ids=["some", "none"])
-def test_the_script_writes_all_four_files(tmp_path, alleles):
+@pytest.mark.parametrize("regulation", [[REGULATION], [REGULATION.head(0)], []], ids=["effects", "no effect", "none"])
+def test_the_script_writes_all_four_files(tmp_path, alleles, regulation):
     variants, consequences, scores = tables(alleles)
     pq.write_table(pa.Table.from_pandas(variants, table_schemas()[0], preserve_index=False), tmp_path / "v.parquet")
     consequences.to_parquet(tmp_path / "q.parquet")
@@ -412,10 +432,15 @@ def test_the_script_writes_all_four_files(tmp_path, alleles):
         "vcf": tmp_path / "r.vcf.gz",
     }
     arguments = [str(text) for name, value in options.items() for text in (f"--{name}", value)]
+    arguments.append("--regulation")
+    for effects in regulation:
+        arguments.append(str(tmp_path / "e.parquet"))
+        effects.to_parquet(arguments[-1])
     subprocess.run([sys.executable, str(SCRIPTS / "rank_variants.py"), *arguments], check=True)
     expected = ranked(alleles)
     table = pd.read_parquet(tmp_path / "r.parquet")
     assert table["variant_id"].tolist() == expected["variant_id"].tolist()
+    assert [name in table for name in REGULATION] == [True, *[bool(regulation)] * 3]
     np.testing.assert_allclose(table["score"].astype(float), expected["score"].astype(float))
     assert len((tmp_path / "r.tsv").read_text().splitlines()) == len(expected) + 1
     assert len(viewed(tmp_path / "r.vcf.gz")) == (len(RECORDS) if alleles else 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,9 @@ import pysam
 import pytest
 import torch
 
+from seqprior import regulation
 from seqprior.columns import SITES, VARIANTS
+from seqprior.features import Projection
 from seqprior.motifs import Motif, log_odds
 from seqprior.regulation import Allele, Effects, Haplotypes, Regions, Sites, score_regulation, site_effect
 from seqprior.scanning import Region
@@ -26,7 +27,7 @@ LENGTH = 400
 class BaseHead:
     """A head of bases alone: its logit counts how far A's lie into the window."""
 
-    uses_states, uses_sequence, window = False, True, WINDOW
+    uses_states, uses_sequence, window, projection = False, True, WINDOW, None
 
     def logits(self, forward, reverse, codes):
         assert codes.shape[1] == WINDOW
@@ -96,10 +97,10 @@ def write_variants(path: Path, alleles: list[Allele], skipped: int = 0) -> Path:
 
 
 def by_hand(texts: dict[str, str], allele: Allele, bases: str, offset: int) -> str:
-    """The window of one haplotype, `offset` bases right of where the allele is in its middle, with its context."""
+    """One haplotype's window with its context, `offset` bases right of where the longer allele is in its middle."""
     text = texts[allele.chrom]
     haplotype = "N" * 99 + text[: allele.start] + bases + text[allele.start + len(allele.ref) :] + "N" * 99
-    start = 99 + allele.start - (WINDOW - len(bases)) // 2 + offset
+    start = 99 + allele.start - (WINDOW - max(len(allele.ref), len(allele.alt))) // 2 + offset
     return haplotype[start - CONTEXT : start + WINDOW + CONTEXT]
 
 
@@ -110,7 +111,7 @@ def test_effects_are_those_of_single_windows(genome, tmp_path, head):
     variants = write_variants(tmp_path / "variants.parquet", alleles)
     output = tmp_path / "regulation.parquet"
     regions = [Region(name, 0, LENGTH) for name in texts]
-    effects = Effects({"E": head}, {"E": FakeReader()}, CONTEXT)
+    effects = Effects({"E": head}, FakeReader(), CONTEXT)
     counts = score_regulation(variants, fasta, regions, effects, [], None, output)
     table = pd.read_parquet(output)
     assert counts == {"alleles": len(alleles) - 1, "in_regions": len(alleles) - 1, "with_site": 0}
@@ -139,6 +140,17 @@ def test_effects_are_those_of_single_windows(genome, tmp_path, head):
         assert row[2] == pytest.approx(logits["alt"].mean() - logits["ref"].mean(), abs=1e-4)
 
 
+def test_tokens_before_an_indel_are_the_same_in_both_haplotypes(genome):
+    _, texts = genome
+    cut = Haplotypes(WINDOW, CONTEXT)
+    for allele in alleles_of(texts):
+        ref, alt = (cut.text(texts[allele.chrom], allele, bases) for bases in (allele.ref, allele.alt))
+        assert len(ref) == len(alt) == cut.length
+        before = cut.context + cut.quarter + (WINDOW - max(len(allele.ref), len(allele.alt))) // 2
+        assert ref[:before] == alt[:before]
+        assert (ref[before:].startswith(allele.ref), alt[before:].startswith(allele.alt)) == (True, True)
+
+
 def test_haplotypes_that_several_alleles_share_are_read_once(genome):
     _, texts = genome
     reader = FakeReader()
@@ -146,8 +158,42 @@ def test_haplotypes_that_several_alleles_share_are_read_once(genome):
     ref = texts["one"][100]
     alleles = [Allele(alt, "one", 100, ref, alt) for alt in "ACGT" if alt != ref]
     pairs = [tuple(cut.text(texts["one"], allele, bases) for bases in (allele.ref, allele.alt)) for allele in alleles]
-    Effects({"E": StateHead()}, {"E": reader}, CONTEXT).of("E", pairs)
+    Effects({"E": StateHead(), "F": StateHead()}, reader, CONTEXT).of(WINDOW, pairs)
     assert len(reader.seen) == 4
+
+
+class WideHead(StateHead):
+    """A head of another width whose features are doubled by its projection."""
+
+    window = WINDOW + 6
+    projection = Projection(torch.zeros(1), torch.full((1, 1), 2.0))
+
+    def logits(self, forward, reverse, codes):
+        assert codes.shape[1] == self.window
+        return super().logits(forward, reverse, codes)
+
+
+@pytest.mark.parametrize("portion", [1, 5, 64])
+def test_heads_of_different_kinds_and_widths_are_asked_as_if_each_were_alone(genome, tmp_path, portion, monkeypatch):
+    fasta, texts = genome
+    monkeypatch.setattr(regulation, "READ_TEXTS", portion)
+    variants = write_variants(tmp_path / "variants.parquet", alleles_of(texts))
+    heads = {"bases": BaseHead(), "states": StateHead(), "wide": WideHead()}
+
+    def table(own: dict) -> pd.DataFrame:
+        regions = [Region(name, 0, LENGTH) for name in texts]
+        score_regulation(
+            variants, fasta, regions, Effects(own, FakeReader(), CONTEXT), [], None, tmp_path / "o.parquet"
+        )
+        return pd.read_parquet(tmp_path / "o.parquet").set_index("variant_id")
+
+    alone = pd.concat([table({name: head}) for name, head in heads.items()], axis=1)
+    pd.testing.assert_frame_equal(table(heads), alone, rtol=1e-6)
+    assert (alone["element_change.states"].abs() > 0).any()
+    single = WideHead()
+    single.projection = None
+    plain = table({"wide": single})["element_change.wide"]
+    assert alone["element_change.wide"].to_numpy() == pytest.approx(2 * plain.to_numpy())
 
 
 def test_alleles_outside_the_regions_are_left_out(genome, tmp_path):
@@ -155,7 +201,7 @@ def test_alleles_outside_the_regions_are_left_out(genome, tmp_path):
     alleles = alleles_of(texts)
     variants = write_variants(tmp_path / "variants.parquet", alleles)
     regions = [Region("one", 50, 250), Region("one", 300, 310)]
-    effects = Effects({"E": BaseHead()}, {}, 0)
+    effects = Effects({"E": BaseHead()}, None, 0)
     counts = score_regulation(variants, fasta, regions, effects, [], None, tmp_path / "out.parquet")
     inside = [a.name for a in alleles if a.chrom == "one" and (50 <= a.start < 250 or 300 <= a.start < 310)]
     assert pd.read_parquet(tmp_path / "out.parquet")["variant_id"].tolist() == inside
@@ -169,7 +215,13 @@ def test_an_allele_longer_than_the_window_has_no_effect_on_the_head(genome, tmp_
     short = Allele("short", "one", 110, texts["one"][110], texts["one"][110] + "A")
     variants = write_variants(tmp_path / "v.parquet", [short, short, long])
     score_regulation(
-        variants, fasta, [Region("one", 0, LENGTH)], Effects({"E": BaseHead()}, {}, 0), [], None, tmp_path / "o.parquet"
+        variants,
+        fasta,
+        [Region("one", 0, LENGTH)],
+        Effects({"E": BaseHead()}, None, 0),
+        [],
+        None,
+        tmp_path / "o.parquet",
     )
     assert pd.read_parquet(tmp_path / "o.parquet")["element_change.E"].isna().tolist() == [False, True]
 
@@ -248,7 +300,7 @@ def test_sites_are_columns_of_the_table(genome, tmp_path):
     variants = write_variants(tmp_path / "v.parquet", alleles)
     hit = alleles[10]
     table = site_table((hit.chrom, hit.start - 2, hit.start + 3, "M1", 0.04))
-    effects = SimpleNamespace(heads={}, context=0)
+    effects = Effects({}, None, 0)
     score_regulation(
         variants, fasta, [Region(n, 0, LENGTH) for n in texts], effects, [word_motif()], table, tmp_path / "o.parquet"
     )
