@@ -105,10 +105,20 @@ def test_figures_have_words_for_those_who_cannot_see_them(browser, page):
 
 
 def test_heat_maps_of_regions_are_drawn_and_read_by_keyboard(browser, maps, until):
+    from selenium.webdriver import ActionChains, Keys
+
     window = opened(browser, maps)
     until(lambda: bool(window.find_elements("css selector", ".saturated svg .heat")), "a heat map")
-    figure = window.find_element("css selector", ".saturated [tabindex='0'] svg, .saturated svg[tabindex='0']")
+    figure = window.find_element("css selector", ".saturated svg[tabindex='0']")
     assert figure.rect["width"] > 100
+    read = figure.find_element("xpath", "../following-sibling::*[@role='status']")
+    said = []
+    for key in (Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ARROW_DOWN):
+        window.execute_script("arguments[0].focus()", figure)
+        ActionChains(window).send_keys(key).perform()
+        said.append(read.text)
+    assert said[0].startswith("chrI:61 C: worst case") and said[1].startswith("chrI:62 G: worst case")
+    assert said[2].startswith("chrI:62 G>A:")
 
 
 @pytest.mark.parametrize("width", [390, 1280])
