@@ -11,7 +11,7 @@ from seqprior.errors import run_script
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sites", type=Path, nargs="+", required=True, help="tables of sites, as Parquet")
+    parser.add_argument("--sites", type=Path, nargs="*", default=[], help="tables of sites, as Parquet; none is fine")
     parser.add_argument("--contigs", type=Path, required=True, help="contigs.tsv")
     parser.add_argument("--tsv", type=Path, required=True)
     parser.add_argument("--bed", type=Path, required=True)

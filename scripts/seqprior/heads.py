@@ -344,6 +344,14 @@ def _description(file: Path) -> dict:
         numbers = [calibration.slope, calibration.intercept, *(number for point in points for number in point)]
         if not all(map(math.isfinite, numbers)):
             raise ValueError("NaN or infinity in the calibration")
+        heights = [probability for _, probability in calibration.points]
+        if (
+            calibration.slope < 0
+            or not all(0 < p < 1 for p in heights)
+            or list(calibration.points) != sorted(calibration.points)
+            or heights != sorted(heights)
+        ):
+            raise ValueError("a calibration that is no rising curve of probabilities")
         window, context = int(given["window"]), int(given["context"])
         if window < 1 or context < 0:
             raise ValueError(f"window is {window} and context {context}")
@@ -359,7 +367,7 @@ def _description(file: Path) -> dict:
             "threshold": float(given["threshold"]),
             "version": str(given["version"]),
         }
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise BadInput(
             f"{file}: no description of a head ({error}); expected a folder that train_element.py made; correct "
             "regulatory.elements or restore the file"

@@ -192,3 +192,8 @@ def test_the_scripts_write_empty_files_where_nothing_is_found(planted, tmp_path)
     gather = [SCRIPTS / "gather_sites.py", "--sites", output, "--contigs", tmp_path / "contigs.tsv"]
     subprocess.run([sys.executable, *gather, "--tsv", tsv, "--bed", bed], check=True)
     assert tsv.read_text().split() == list(SITES) and bed.read_text() == ""
+
+
+def test_no_table_of_sites_gives_files_without_sites(tmp_path):
+    assert gather_sites([], CONTIGS, tmp_path / "s.tsv", tmp_path / "s.bed") == 0
+    assert (tmp_path / "s.tsv").read_text().split() == list(SITES) and (tmp_path / "s.bed").read_text() == ""

@@ -294,3 +294,30 @@ def test_a_head_at_another_prevalence_is_the_same_but_for_its_probabilities():
     assert head.at(None) is head and rarer.network is head.network and rarer.prevalence == 0.01
     assert rarer.probability(np.zeros(1))[0] == pytest.approx(0.01)
     assert head.probability(np.zeros(1))[0] == 0.5
+
+
+@pytest.mark.parametrize(
+    "calibration",
+    [
+        {"method": "isotonic", "slope": 1, "intercept": 0, "points": [[0, 0.2], [1, 1.0]]},
+        {"method": "isotonic", "slope": 1, "intercept": 0, "points": [[0, -3], [1, 7]]},
+        {"method": "isotonic", "slope": 1, "intercept": 0, "points": [[0, 0.8], [1, 0.2]]},
+        {"method": "platt", "slope": -1, "intercept": 0, "points": []},
+    ],
+)
+def test_a_calibration_that_is_no_rising_curve_of_probabilities_is_refused(tmp_path, calibration):
+    save_head(random_head("sequence"), tmp_path)
+    file = tmp_path / "head.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"calibration": calibration}))
+    with pytest.raises(BadInput, match="no rising curve of probabilities"):
+        load_head(tmp_path)
+
+
+@pytest.mark.parametrize("text", ['{"window": Infinity}', "[" * 100_000])
+def test_a_description_that_json_cannot_hold_is_refused(tmp_path, text):
+    save_head(random_head("sequence"), tmp_path)
+    file = tmp_path / "head.json"
+    given = json.loads(file.read_text())
+    file.write_text(text if text.startswith("[") else json.dumps(given | {"window": float("inf")}))
+    with pytest.raises(BadInput, match="no description of a head"):
+        load_head(tmp_path)
