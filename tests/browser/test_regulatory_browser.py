@@ -17,6 +17,11 @@ pytestmark = pytest.mark.browser
 
 HOSTILE = "<img src=http://example.org/x onerror=document.title='owned'>"
 HEADS = ("linear", "sequence", "selected")
+COUNTS = {
+    "split": "contigs",
+    "intervals": {"positive": 50, "negative": 48},
+    "drawn": {"wanted": 50, "found": 48, "missing": 2},
+}
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +29,10 @@ def page(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("regulatory")
     random = np.random.default_rng(1)
     (folder / "head").mkdir()
-    (folder / "head" / "head.json").write_text(json.dumps({"kind": "sequence", "window": 200, "finding": HOSTILE}))
-    (folder / "counts.json").write_text(json.dumps({"split": "contigs"}))
+    (folder / "head" / "head.json").write_text(
+        json.dumps({"kind": "sequence", "window": 200, "prevalence": 0.5, "finding": HOSTILE})
+    )
+    (folder / "counts.json").write_text(json.dumps(COUNTS))
     rows = [
         ("Reb1", head, "head", metric, 0.9, 0.8, 0.95, 100, 50)
         for head in HEADS
@@ -93,6 +100,7 @@ def test_figures_logos_and_maps_are_drawn(browser, page):
     assert len(letters) >= 9 and max(letter.rect["height"] for letter in letters) > 10
     natural = "const i = document.querySelector('.map img'); return [i.complete, i.naturalWidth, i.naturalHeight]"
     assert window.execute_script(natural) == [True, 40, 40]
+    assert "2 of 50 wanted negatives could not be drawn" in window.find_element("css selector", "main").text
 
 
 def test_figures_have_words_for_those_who_cannot_see_them(browser, page):
