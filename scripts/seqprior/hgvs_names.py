@@ -31,6 +31,7 @@ Change = tuple[int, str, str]
 _VERSION = re.compile(r"\.\d+$")
 _NAME = re.compile(r"\s*(?P<own>.+?)(?:\((?P<within>[^()]+)\))?:(?P<rest>[a-z]\..*)")
 # hgvs-weaver knows no sequence named '2L', '20' or 'HLA:HLA00001', so it is given this name instead of theirs.
+MANY_COPIES = re.compile(r"\[\(?\d{5,}")  # hgvs-weaver would spell each of them out
 _STAND_IN = "REF"
 _STATED = re.compile(r"expected (\S+), found (\S*) on")
 _PLACE = re.compile(r"--> \d+:(\d+)")
@@ -188,6 +189,8 @@ class HgvsNames:
                 f"{where}: '{text}' names a change of a protein, which several changes of the genome can make; "
                 "expected a name of DNA; give the one that is meant as c. or g."
             )
+        if MANY_COPIES.search(name["rest"]):
+            raise BadInput(_unreadable(where, text, "more copies than any allele that is scored"))
         parsed = f"{_STAND_IN}:{name['rest']}"
         try:
             variant = weaver.parse(parsed)

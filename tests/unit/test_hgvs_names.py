@@ -317,6 +317,7 @@ def stated(genome, place, wrong=True):
     ("name", "sentence"),
     [
         ("NM_1.2:c.3A", "cannot be read as HGVS (from 'A' on)"),
+        ("NM_1.2:c.3[999999999]", "cannot be read as HGVS (more copies than any allele that is scored)"),
         ("1:c.3del", "no coding transcript or gene '1'"),
         ("NM_1.2:c.3del;9del", "cannot be read as HGVS (from ';9del' on)"),
         ("NM_1.2:c.", "cannot be read as HGVS"),
