@@ -27,19 +27,18 @@ def main() -> None:
 
     import pandas as pd
 
-    from seqprior.calibration import read_calibration
     from seqprior.edit_ranking import rank_edits, read_nearby
-    from seqprior.prioritise import join_evidence, rank_alleles, write_table
+    from seqprior.prioritise import rank_tables, write_table
 
-    scores = {model: pd.read_parquet(path) for model, path in zip(args.models, args.scores, strict=True)}
-    calibrations = {model: read_calibration(path) for model, path in zip(args.models, args.calibrations, strict=True)}
-    proteins = pd.read_parquet(args.proteins) if args.proteins else None
-    regulation = pd.read_parquet(args.regulation) if args.regulation else None
-    tables = (pd.read_parquet(path) for path in (args.variants, args.consequences))
-    evidence = join_evidence(*tables, scores, proteins, regulation)
-    settings = args.settings
-    terms = (settings[f"{kind}_{name}"] for kind in ("model", "protein") for name in ("weight", "clip"))
-    ranked = rank_alleles(evidence, calibrations, settings["consequence_weights"], *terms)
+    ranked = rank_tables(
+        args.variants,
+        args.consequences,
+        dict(zip(args.models, args.scores, strict=True)),
+        dict(zip(args.models, args.calibrations, strict=True)),
+        args.proteins,
+        args.regulation,
+        args.settings,
+    )
     edits = rank_edits(pd.read_parquet(args.edits), ranked, read_nearby(args.nearby))
     write_table(edits, args.tsv, args.parquet)
 

@@ -26,23 +26,19 @@ def main() -> None:
     parser.add_argument("--vcf", type=Path, required=True, help="the index goes beside it")
     args = parser.parse_args()
 
-    import pandas as pd
-
     from seqprior import VERSION
-    from seqprior.calibration import read_calibration
     from seqprior.contigs import read_contigs
-    from seqprior.prioritise import join_evidence, rank_alleles, write_ranked_vcf, write_table
+    from seqprior.prioritise import rank_tables, write_ranked_vcf, write_table
 
-    scores = {model: pd.read_parquet(path) for model, path in zip(args.models, args.scores, strict=True)}
-    calibrations = {model: read_calibration(path) for model, path in zip(args.models, args.calibrations, strict=True)}
-    proteins = pd.read_parquet(args.proteins) if args.proteins else None
-    regulation = pd.read_parquet(args.regulation) if args.regulation else None
-    tables = (pd.read_parquet(path) for path in (args.variants, args.consequences))
-    evidence = join_evidence(*tables, scores, proteins, regulation)
-    settings = args.settings
-    weights = settings["consequence_weights"]
-    terms = (settings[f"{kind}_{name}"] for kind in ("model", "protein") for name in ("weight", "clip"))
-    ranked = rank_alleles(evidence, calibrations, weights, *terms)
+    ranked = rank_tables(
+        args.variants,
+        args.consequences,
+        dict(zip(args.models, args.scores, strict=True)),
+        dict(zip(args.models, args.calibrations, strict=True)),
+        args.proteins,
+        args.regulation,
+        args.settings,
+    )
     write_table(ranked, args.tsv, args.parquet)
     lengths = {contig.name: contig.length for contig in read_contigs(args.contigs)}
     first = args.models[0]

@@ -27,7 +27,7 @@ from seqprior.base_editing import ContigBases, Editor, Outcome, nearby_shapes, o
 from seqprior.columns import EDITS, NEARBY, EditReason, Reason, Status
 from seqprior.contigs import ContigNames
 from seqprior.errors import BadInput
-from seqprior.files import full_disk_named, open_text, require_file, written_whole
+from seqprior.files import RowWriter, full_disk_named, open_text, require_file, rows_schema, written_whole
 from seqprior.hgvs_names import Change, HgvsNames
 from seqprior.sequence import BASES
 from seqprior.variants import (
@@ -47,7 +47,6 @@ log = logging.getLogger(__name__)
 COLUMNS = ("id", "chrom", "pos", "ref", "alt", "hgvs", "editor", "strand")
 BLOCK = 16_384  # bases that are read at a time
 BLOCKS = 512  # that are kept
-ROWS = 20_000  # of a table that are held before they are written
 _NUMBER = re.compile(r"[1-9][0-9]{0,9}\Z")
 
 
@@ -385,42 +384,7 @@ def written(genome: Genome, chrom: str, changes: Sequence[Change]) -> str:
 
 def edits_schema():
     """Arrow schema of a table of `columns.EDITS`."""
-    import pyarrow as pa
-
-    numbers = ("line", "guide_start", "guide_end", "target_in_guide", "bystanders")
-    return pa.schema([(name, pa.int64() if name in numbers else pa.string()) for name in EDITS])
-
-
-class Rows:
-    """A Parquet table that is written some rows at a time."""
-
-    def __init__(self, path: Path, schema) -> None:
-        import pyarrow.parquet as pq
-
-        self.schema = schema
-        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
-        self._rows: list[tuple] = []
-
-    def add(self, row: tuple) -> None:
-        self._rows.append(row)
-        if len(self._rows) >= ROWS:
-            self._flush()
-
-    def _flush(self) -> None:
-        import pyarrow as pa
-
-        columns = zip(*self._rows, strict=True) if self._rows else [()] * len(self.schema)
-        arrays = [pa.array(column, kind) for column, kind in zip(columns, self.schema.types, strict=True)]
-        self._writer.write_table(pa.Table.from_arrays(arrays, schema=self.schema))
-        self._rows = []
-
-    def __enter__(self) -> Rows:
-        return self
-
-    def __exit__(self, kind, *_) -> None:
-        if kind is None and self._rows:
-            self._flush()
-        self._writer.close()
+    return rows_schema(EDITS, ("line", "guide_start", "guide_end", "target_in_guide", "bystanders"))
 
 
 @dataclass
@@ -430,8 +394,8 @@ class EditWriter:
     path: Path
     genome: Genome
     around: int
-    edits: Rows
-    nearby: Rows
+    edits: RowWriter
+    nearby: RowWriter
     alleles: Spill
     counts: Counter = field(default_factory=Counter)
     compared: set[str] = field(default_factory=set)
@@ -528,7 +492,7 @@ def list_edits(
             tables = []
             for name, schema in (("edits", edits_schema()), ("nearby", nearby_schema())):
                 partial = stack.enter_context(written_whole(output / f"{name}.parquet"))
-                tables.append(stack.enter_context(Rows(partial, schema)))
+                tables.append(stack.enter_context(RowWriter(partial, schema)))
             alleles = Spill(spill / "variants.arrow", variant_schema)
             writer = EditWriter(path, genome, nearby, *tables, alleles)
             for identifier, rows in groups.items():

@@ -7,12 +7,13 @@ import hashlib
 import os
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from seqprior.errors import BadInput
 
+ROWS = 50_000  # rows of a table that are held before they are written
 FULL_DISK = 65_536  # bytes; a disk with less left counts as full when a write has failed
 # The empty block that ends every bgzip file (SAM specification, section 4.1.2).
 BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
@@ -94,3 +95,42 @@ def open_text(path: Path) -> Iterator[Iterator[str]]:
     opener = gzip.open if is_gzip(path) else open
     with intact_gzip(path), opener(path, "rt", encoding="utf-8-sig", errors="replace", newline="\n") as handle:
         yield handle
+
+
+def rows_schema(columns: Sequence[str], numbers: Collection[str]):
+    """Arrow schema of a table of text, with whole numbers in some columns."""
+    import pyarrow as pa
+
+    return pa.schema([(name, pa.int64() if name in numbers else pa.string()) for name in columns])
+
+
+class RowWriter:
+    """Rows of a Parquet table, written in groups."""
+
+    def __init__(self, path: Path, schema) -> None:
+        import pyarrow.parquet as pq
+
+        self.schema = schema
+        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
+        self._rows: list[tuple] = []
+
+    def add(self, row: tuple) -> None:
+        self._rows.append(row)
+        if len(self._rows) >= ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        columns = list(zip(*self._rows, strict=True)) or [()] * len(self.schema)
+        arrays = [pa.array(column, kind) for column, kind in zip(columns, self.schema.types, strict=True)]
+        self._writer.write_table(pa.Table.from_arrays(arrays, schema=self.schema))
+        self._rows = []
+
+    def __enter__(self) -> RowWriter:
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        if kind is None:
+            self._flush()
+        self._writer.close()

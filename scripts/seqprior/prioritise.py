@@ -16,11 +16,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from seqprior.calibration import Calibration
+from seqprior.calibration import Calibration, read_calibration
 from seqprior.columns import RANKED_LEAD, RANKED_TAIL, VARIANTS, Status
 from seqprior.consequences import NOT_ANNOTATED
 from seqprior.files import written_whole
@@ -97,6 +98,28 @@ def surprise(frame: pd.DataFrame, model: str, calibration: Calibration, clip: fl
         "low": np.clip(ends.min(0), -clip, clip),
         "high": np.clip(ends.max(0), -clip, clip),
     }
+
+
+def rank_tables(
+    variants: Path,
+    consequences: Path,
+    scores: Mapping[str, Path],
+    calibrations: Mapping[str, Path],
+    proteins: Path | None,
+    regulation: Path | None,
+    settings: Mapping[str, Any],
+) -> pd.DataFrame:
+    """The ranked table of the alleles in some files; see `join_evidence` and `rank_alleles`.
+
+    Args:
+        scores, calibrations: of each model. settings: the config's section `prioritise`.
+    """
+    tables = {model: pd.read_parquet(path) for model, path in scores.items()}
+    further = (pd.read_parquet(path) if path else None for path in (proteins, regulation))
+    evidence = join_evidence(pd.read_parquet(variants), pd.read_parquet(consequences), tables, *further)
+    terms = (settings[f"{kind}_{name}"] for kind in ("model", "protein") for name in ("weight", "clip"))
+    read = {model: read_calibration(path) for model, path in calibrations.items()}
+    return rank_alleles(evidence, read, settings["consequence_weights"], *terms)
 
 
 def rank_alleles(

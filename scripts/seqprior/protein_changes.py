@@ -22,7 +22,7 @@ from seqprior.columns import PROTEIN_CHANGES, PROTEIN_HAPLOTYPES, PROTEINS, Prot
 from seqprior.consequences import SEVERITY, annotatable, residues
 from seqprior.contigs import ContigNames
 from seqprior.errors import BadInput
-from seqprior.files import written_whole
+from seqprior.files import RowWriter, rows_schema, written_whole
 from seqprior.genes import LONGEST_FRAMESHIFT, CodingTranscript, coding_transcripts
 from seqprior.phasing import CodonMates, SharedCodons
 from seqprior.residues import INDEX_OF, protein_id
@@ -45,7 +45,6 @@ from seqprior.variants import ReferenceSequence
 log = logging.getLogger(__name__)
 
 _SEVERITY_OF = {term: rank for rank, term in enumerate(SEVERITY)}
-ROWS = 50_000  # rows of a table that are held before they are written
 # Joint changes of alleles of one codon that say something of the codon.
 TOLD_OF_HAPLOTYPES = {
     "",
@@ -669,39 +668,6 @@ class Summary:
     with_accession: int = 0
 
 
-class RowWriter:
-    """Rows of a Parquet table, written in groups."""
-
-    def __init__(self, path: Path, columns: Sequence[str], numbers: set[str]) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        self.schema = pa.schema([(name, pa.int64() if name in numbers else pa.string()) for name in columns])
-        self._writer = pq.ParquetWriter(path, self.schema, compression="zstd")
-        self._rows: list[tuple] = []
-
-    def add(self, row: tuple) -> None:
-        self._rows.append(row)
-        if len(self._rows) >= ROWS:
-            self._flush()
-
-    def _flush(self) -> None:
-        import pyarrow as pa
-
-        columns = list(zip(*self._rows, strict=True)) or [()] * len(self.schema)
-        arrays = [pa.array(column, type) for column, type in zip(columns, self.schema.types, strict=True)]
-        self._writer.write_table(pa.Table.from_arrays(arrays, schema=self.schema))
-        self._rows = []
-
-    def __enter__(self) -> RowWriter:
-        return self
-
-    def __exit__(self, kind, *_) -> None:
-        if kind is None:
-            self._flush()
-        self._writer.close()
-
-
 def list_protein_changes(
     variants: Path,
     fasta: Path,
@@ -740,7 +706,7 @@ def list_protein_changes(
         written_whole(proteins) as partial_proteins,
     ):
         shared = SharedCodons(Path(folder), names)
-        with RowWriter(partial_changes, PROTEIN_CHANGES, {"start"}) as writer:
+        with RowWriter(partial_changes, rows_schema(PROTEIN_CHANGES, {"start"})) as writer:
             for contig, frames in _by_contig(variants):
                 if contig not in names.contigs:
                     continue
@@ -751,7 +717,7 @@ def list_protein_changes(
                         writer.add(row)
                 if records is not None and vcfs:
                     shared.keep(contig, mates, records)
-        with RowWriter(partial_haplotypes, PROTEIN_HAPLOTYPES, {"start", "carriers"}) as writer:
+        with RowWriter(partial_haplotypes, rows_schema(PROTEIN_HAPLOTYPES, {"start", "carriers"})) as writer:
             for contig, carried in shared.carried(vcfs):
                 found = ContigGenes(source, contig)
                 for row in _haplotypes_of(carried, found, table, summary):

@@ -535,7 +535,7 @@ def test_the_same_edits_give_the_same_bytes_however_they_are_blocked(project, mi
     tables = project.list(mixed, nearby=10)
     monkeypatch.setattr(module, "BLOCK", 7)
     monkeypatch.setattr(module, "BLOCKS", 3)
-    monkeypatch.setattr(module, "ROWS", 3)
+    monkeypatch.setattr("seqprior.files.ROWS", 3)
     for small, large in zip(project.list(mixed, nearby=10)[:3], tables[:3], strict=True):
         pd.testing.assert_frame_equal(small, large)
 
