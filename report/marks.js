@@ -48,6 +48,43 @@ const seqprior = (() => {
   const BINS = 9;
   const bin = (value, limit) => Math.max(-BINS, Math.min(BINS, Math.round((value / limit) * BINS)));
 
+  // Cells of a drawing, read by pointer and by arrow keys; row -1 is what stands above them. Returns the line that tells
+  // what is under the cursor.
+  //   width, height: of a cell. cells: where their first row begins. above: top and height of what stands above them.
+  //   size: of the drawing. first: column at which the keys begin. says(column, row): words.
+  const readable = (drawing, cursor, { columns, rows, left, width, height, cells, above, size, first, says }) => {
+    const said = element("p", { className: "said", textContent: "\u00a0" });
+    said.setAttribute("role", "status");
+    let at = null;
+    const point = (column, row) => {
+      at = [Math.max(0, Math.min(columns - 1, column)), Math.max(-1, Math.min(rows - 1, row))];
+      cursor.style.display = "";
+      cursor.setAttribute("x", left + at[0] * width);
+      cursor.setAttribute("y", at[1] < 0 ? above[0] : cells + at[1] * height);
+      cursor.setAttribute("height", at[1] < 0 ? above[1] : height);
+      said.textContent = says(...at);
+    };
+    const away = () => { at = null; cursor.style.display = "none"; said.textContent = "\u00a0"; };
+    drawing.addEventListener("pointermove", (event) => {
+      const box = drawing.getBoundingClientRect();
+      const x = ((event.clientX - box.left) * size[0]) / box.width, y = ((event.clientY - box.top) * size[1]) / box.height;
+      const column = Math.floor((x - left) / width);
+      if (column < 0 || column >= columns) away();
+      else point(column, y < cells ? -1 : Math.floor((y - cells) / height));
+    });
+    drawing.addEventListener("pointerleave", away);
+    drawing.addEventListener("blur", away);
+    const MOVES = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+    drawing.addEventListener("keydown", (event) => {
+      const move = MOVES[event.key];
+      if (!move) return;
+      event.preventDefault();
+      const [column, row] = at ?? [first, -1];
+      point(column + (at ? move[0] : 0), row + (at ? move[1] : 0));
+    });
+    return said;
+  };
+
   // A figure of residues along x, the 20 amino acids down, and strips of features above. All is lower-case `column`
   // (0-based in the figure) and `row` (0-based in ORDER).
   //   sequence: its letters. first: number of the first residue, 1-based. sse, plddt, rsa: strips, or empty.
@@ -138,36 +175,8 @@ const seqprior = (() => {
     const width = LEFT + columns * W + 2, height = bottom + 3;
     const drawing = svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, class: "residues", role: "img",
       tabindex: "0", "aria-label": `${label} Arrow keys move over the cells.` }, ...parts, cursor);
-    const said = element("p", { className: "said" });
-    said.setAttribute("role", "status");
-    said.textContent = "\u00a0";
-    let at = null;
-    const point = (column, row) => {
-      at = [Math.max(0, Math.min(columns - 1, column)), Math.max(-1, Math.min(heat ? ORDER.length - 1 : -1, row))];
-      cursor.style.display = "";
-      cursor.setAttribute("x", LEFT + at[0] * W);
-      cursor.setAttribute("y", at[1] < 0 ? 14 : cells + at[1] * H);
-      cursor.setAttribute("height", at[1] < 0 ? cells - 16 : H);
-      said.textContent = says(...at);
-    };
-    const away = () => { at = null; cursor.style.display = "none"; said.textContent = "\u00a0"; };
-    drawing.addEventListener("pointermove", (event) => {
-      const box = drawing.getBoundingClientRect();
-      const x = ((event.clientX - box.left) * width) / box.width, y = ((event.clientY - box.top) * height) / box.height;
-      const column = Math.floor((x - LEFT) / W);
-      if (column < 0 || column >= columns) away();
-      else point(column, y < cells ? -1 : Math.floor((y - cells) / H));
-    });
-    drawing.addEventListener("pointerleave", away);
-    drawing.addEventListener("blur", away);
-    const MOVES = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
-    drawing.addEventListener("keydown", (event) => {
-      const move = MOVES[event.key];
-      if (!move) return;
-      event.preventDefault();
-      const [column, row] = at ?? [changed[0]?.[0] ?? 0, -1];
-      point(column + (at ? move[0] : 0), row + (at ? move[1] : 0));
-    });
+    const said = readable(drawing, cursor, { columns, rows: heat ? ORDER.length : 0, left: LEFT, width: W, height: H, cells,
+      above: [14, cells - 16], size: [width, height], first: changed[0]?.[0] ?? 0, says });
     return { drawing, said };
   };
 
@@ -186,5 +195,5 @@ const seqprior = (() => {
     sample(22, svg("rect", { class: "helix", y: 1, width: 22, height: 9, rx: 4 }), "helix"),
     sample(22, svg("path", { class: "strand", d: "M0 3H12V0L22 5.5L12 11V8H0Z" }), "strand"),
     sample(22, svg("path", { class: "coil", d: "M0 5.5h22" }), "neither"), element("span", { textContent: "exposure: bars, share of the surface that water reaches" }));
-  return { DASH, grouped, count, figure, element, svg, save, ORDER, FOLDS, residueMap, swatches, confidenceKey, foldKey };
+  return { DASH, grouped, count, figure, element, svg, save, ORDER, FOLDS, readable, residueMap, swatches, confidenceKey, foldKey };
 })();

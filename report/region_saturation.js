@@ -1,7 +1,7 @@
 // Heat maps of every change of some regions: lines of about 100 bases, drawn when they come near the screen. Long regions
 // have a profile of their worst cases alone.
 (() => {
-  const { element, svg, figure, grouped, swatches } = seqprior;
+  const { element, svg, figure, grouped, readable, swatches } = seqprior;
   const island = JSON.parse(document.getElementById("saturated").textContent);
   const LETTERS = [...island.letters], W = 9, H = 11, LEFT = 34, MOST = 100, BINS = 9, PROFILE = 44;
   const decoded = (text) => {
@@ -65,35 +65,8 @@
     const whole = LEFT + columns * width + 2, tall = cells + rows.length * H + 3;
     const drawing = svg("svg", { viewBox: `0 0 ${whole} ${tall}`, width: whole, height: tall, class: "residues", role: "img", tabindex: "0",
       "aria-label": `${label} Arrow keys move over the ${rows.length ? "cells" : "columns"}.` }, ...parts, cursor);
-    const said = element("p", { className: "said", textContent: "\u00a0" });
-    said.setAttribute("role", "status");
-    let at = null;
-    const point = (column, row) => {
-      at = [Math.max(0, Math.min(columns - 1, column)), Math.max(-1, Math.min(rows.length - 1, row))];
-      cursor.style.display = "";
-      cursor.setAttribute("x", LEFT + at[0] * width);
-      cursor.setAttribute("y", at[1] < 0 ? top : cells + at[1] * H);
-      cursor.setAttribute("height", at[1] < 0 ? PROFILE : H);
-      said.textContent = says(...at);
-    };
-    const away = () => { at = null; cursor.style.display = "none"; said.textContent = "\u00a0"; };
-    drawing.addEventListener("pointermove", (event) => {
-      const box = drawing.getBoundingClientRect();
-      const x = ((event.clientX - box.left) * whole) / box.width, y = ((event.clientY - box.top) * tall) / box.height;
-      const column = Math.floor((x - LEFT) / width);
-      if (column < 0 || column >= columns) away();
-      else point(column, y < cells ? -1 : Math.floor((y - cells) / H));
-    });
-    drawing.addEventListener("pointerleave", away);
-    drawing.addEventListener("blur", away);
-    const MOVES = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
-    drawing.addEventListener("keydown", (event) => {
-      const move = MOVES[event.key];
-      if (!move) return;
-      event.preventDefault();
-      const [column, row] = at ?? [0, -1];
-      point(column + (at ? move[0] : 0), row + (at ? move[1] : 0));
-    });
+    const said = readable(drawing, cursor, { columns, rows: rows.length, left: LEFT, width, height: H, cells,
+      above: [top, PROFILE], size: [whole, tall], first: 0, says });
     return [element("div", { className: "wide-figure" }, drawing), said];
   };
 
